@@ -1,12 +1,12 @@
 """A real initiator with a queue: libiscsi (Debian's `libiscsi7`) through ctypes.
 
-One `Initiator` is one iSCSI session with one target and serves all its LUNs. Reads and writes are submitted at any depth; `poll`
-drives the connection and calls back. Automatic reconnecting is off: who tests a crash wants to know which command got its status.
-Only functions of the library are used and the first field of `struct scsi_task` (its status), so no other layout is assumed.
+One `Initiator` is one iSCSI session with one target and serves all its LUNs. Reads and writes are submitted at
+any depth; `poll` drives the connection and calls back. Automatic reconnecting is off: who tests a crash wants to
+know which command got its status. Only functions of the library are used and the first field of `struct
+scsi_task` (its status), so no other layout is assumed.
 """
 
 import ctypes
-import ctypes.util
 import select
 import time
 from collections.abc import Callable
@@ -20,7 +20,6 @@ INITIATOR_NAME: Final = "iqn.2026-11.io.iscsi-rp:test-initiator"
 _GOOD: Final = 0
 _SESSION_NORMAL: Final = 2
 _DIGEST_NONE: Final = 0
-_READ_CAPACITY_BYTES: Final = 32
 
 
 class InitiatorError(Exception):
@@ -48,7 +47,7 @@ _INT, _U32, _U64, _PTR, _STR = (
     ctypes.c_void_p,
     ctypes.c_char_p,
 )
-# lun, lba, data or none, bytes, block size, protect, dpo, fua, fua_nv, group, callback, its argument (include/iscsi.h)
+# bytes, block size, protect, dpo, fua, fua_nv, group, callback and its argument (libiscsi's iscsi.h)
 _TRANSFER: Final = (_U32, _INT, _INT, _INT, _INT, _INT, _INT, _CALLBACK, _PTR)
 _PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "iscsi_create_context": (_PTR, (_STR,)),
@@ -86,7 +85,7 @@ def _load() -> ctypes.CDLL:
 
 
 class Initiator:
-    """A session with `iqn` at `portal` ("host:port"). Raises `InitiatorError` when the login does not succeed."""
+    """A session with `iqn` at `portal` ("host:port"). Raises `InitiatorError` when the login fails."""
 
     def __init__(
         self, portal: str, iqn: str, *, lun: int = 0, name: str = INITIATOR_NAME, timeout_s: int = 20
@@ -149,7 +148,7 @@ class Initiator:
         self._queued(tag, self._lib.iscsi_read16_iov_task(self._context, lun, offset // 512, *rest))
 
     def poll(self, timeout_s: float = 1.0) -> None:
-        """Wait until the connection can move, move it, call back. Raises `InitiatorError` when the session is lost."""
+        """Wait until the connection can move, move it, call back; `InitiatorError` when the session is lost."""
         lib, context = self._lib, self._context
         descriptor = lib.iscsi_get_fd(context) if context else -1
         if descriptor < 0:
