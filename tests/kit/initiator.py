@@ -1,9 +1,9 @@
 """A real initiator with a queue: libiscsi (Debian's `libiscsi7`) through ctypes.
 
-One `Initiator` is one iSCSI session with one target and serves all its LUNs. Reads and writes are submitted at
-any depth; `poll` drives the connection and calls back. Automatic reconnecting is off: who tests a crash wants to
-know which command got its status. Only functions of the library are used and the first field of `struct
-scsi_task` (its status), so no other layout is assumed.
+One `Initiator` is one iSCSI session with one target and serves all its LUNs. Reads and writes are submitted
+at any depth; `poll` drives the connection and calls back. Automatic reconnecting is off: who tests a crash
+wants to know which command got its status. Only functions of the library are used and the first field of
+`struct scsi_task` (its status), so no other layout is assumed.
 """
 
 import ctypes
@@ -148,7 +148,7 @@ class Initiator:
         self._queued(tag, self._lib.iscsi_read16_iov_task(self._context, lun, offset // 512, *rest))
 
     def poll(self, timeout_s: float = 1.0) -> None:
-        """Wait until the connection can move, move it, call back; `InitiatorError` when the session is lost."""
+        """Wait for the connection, move it, call back. Raises `InitiatorError` when the session is lost."""
         lib, context = self._lib, self._context
         descriptor = lib.iscsi_get_fd(context) if context else -1
         if descriptor < 0:
