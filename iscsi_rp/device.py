@@ -62,6 +62,10 @@ class NotReadyError(IoError):
     """The device does not serve I/O at the moment."""
 
 
+class BusyError(IoError):
+    """The device has too much in flight; the same request may succeed in a moment."""
+
+
 Result: TypeAlias = Buffer | IoError | None
 Done: TypeAlias = Callable[[Sequence[tuple[Any, Result]]], None]
 
