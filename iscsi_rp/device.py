@@ -1,28 +1,31 @@
 """The one idea of the project: everything with blocks is a `BlockDevice`, and the system is a stack of them.
 
-A backing file, a splitter over it, a point-in-time image and the writable log over that image all have this shape, so the
-same logical unit and the same front ends serve each of them.
+A backing file, a splitter over it, a point-in-time image and the writable log over that image all have this
+shape, so the same logical unit and the same front ends serve each of them.
 
 An operation is a plain tuple (`Io`), because several ten thousand are made each second::
 
     (op, offset, length, data, fua, tag)
 
-`offset` and `length` are in bytes and multiples of the device's `block_size`, within its `size`: the logical unit has checked
-that before it submits. `data` is the buffer of a WRITE (exactly `length` bytes) and None otherwise. `fua` asks that a WRITE,
-ZERO or UNMAP be durable before it is reported done. `tag` is the caller's and comes back untouched.
+`offset` and `length` are in bytes and multiples of the device's `block_size`, within its `size`: the logical
+unit has checked that before it submits. `data` is the buffer of a WRITE (exactly `length` bytes) and None
+otherwise. `fua` asks that a WRITE, ZERO or UNMAP be durable before it is reported done. `tag` is the caller's
+and comes back untouched.
 
-`submit(batch, done)` starts a batch. `done(results)` is called on the event loop, from inside `submit` or later, once or several
-times, until every tag of the batch was reported exactly once, as `(tag, result)`: `result` is the data for a READ, None for
-another operation that succeeded, and an `IoError` for one that failed. `submit` itself does not raise.
+`submit(batch, done)` starts a batch. `done(results)` is called on the event loop, from inside `submit` or
+later, once or several times, until every tag of the batch was reported exactly once, as `(tag, result)`:
+`result` is the data for a READ, None for another operation that succeeded, and an `IoError` for one that
+failed. `submit` itself does not raise.
 
 Promises of every device:
 
-* Overlapping writes of one device are applied in the order of their submission. (WRITE, ZERO and UNMAP are all writes here.)
+* Overlapping writes of one device are applied in the order of their submission. (WRITE, ZERO and UNMAP are
+  all writes here.)
 * A READ submitted after a write was reported done sees that write.
 * A FLUSH that succeeds has made every write that was reported done before the FLUSH was submitted durable.
 * ZERO and UNMAP both read back as zeros. UNMAP gives the space back where the device can.
-* `data` is valid only until `submit` returns: a device that needs it longer copies it. The buffer of a READ's result belongs to
-  the receiver.
+* `data` is valid only until `submit` returns: a device that needs it longer copies it. The buffer of a READ's
+  result belongs to the receiver.
 """
 
 from collections.abc import Callable, Sequence
