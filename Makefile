@@ -1,0 +1,44 @@
+# `make` alone says what there is. Every target does the set-up it needs first.
+
+SEEDS ?= 1000
+KILLS ?= 10
+QUICK ?=
+PYTHON := .venv/bin/python
+
+.DEFAULT_GOAL := help
+.PHONY: help setup check test demo conformance simulate crash bench clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: ## .venv, and the Debian packages that are missing (as root or with sudo)
+	@scripts/setup.sh
+
+check: setup ## ruff, mypy --strict, the import contracts, the quick unit tests
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+	$(PYTHON) -m pytest -q -m "not slow" tests/unit
+
+test: setup ## all tests
+	$(PYTHON) -m pytest
+
+demo: setup ## the whole story on real input, in about two minutes
+	$(PYTHON) -m iscsi_rp demo
+
+conformance: setup ## libiscsi's iscsi-test-cu against the embedded target
+	$(PYTHON) -m tests.conformance
+
+simulate: setup ## the real splitter and journal under faults: SEEDS=1000
+	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
+
+crash: setup ## kill -9 of array and appliance under load: KILLS=10
+	$(PYTHON) -m tests.crash --kills $(KILLS)
+
+bench: setup ## against Debian's tgt, on the same disk image: QUICK=1 for a smoke test
+	$(PYTHON) -m tests.bench $(if $(QUICK),--quick)
+
+clean: ## caches, build output and .venv
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist *.egg-info
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
