@@ -12,12 +12,15 @@ import time
 from collections.abc import Callable
 from typing import Any, Final, TypeAlias
 
-Done: TypeAlias = Callable[[bytes | None, bool], None]
-"Called with the data of a READ (else None) and whether the status was GOOD."
+Done: TypeAlias = Callable[[bytes | None, int | None], None]
+"Called with the data of a READ that succeeded (else None), and the SCSI status, or None when none ever came."
 
 INITIATOR_NAME: Final = "iqn.2026-11.io.iscsi-rp:test-initiator"
 
-_GOOD: Final = 0
+GOOD: Final = 0
+"SAM-5 5.3.1"
+_LAST_STATUS: Final = 0xFF
+"What libiscsi reports beyond it (cancelled, error, timeout) did not come from the target."
 _SESSION_NORMAL: Final = 2
 _DIGEST_NONE: Final = 0
 
@@ -125,7 +128,7 @@ class Initiator:
             raise self._error()
         try:
             found = self._lib.scsi_datain_unmarshall(task)
-            if _status(task) != _GOOD or not found:
+            if _status(task) != GOOD or not found:
                 raise self._error()
             capacity = _Capacity.from_address(found)
             return (capacity.last_lba + 1) * capacity.block_size, capacity.block_size
@@ -199,15 +202,15 @@ class Initiator:
         self._drop()
 
     def _wait(self, submit: Callable[[Done], None]) -> bytes | None:
-        outcome: list[tuple[bytes | None, bool]] = []
-        submit(lambda data, good: outcome.append((data, good)))
+        outcome: list[tuple[bytes | None, int | None]] = []
+        submit(lambda data, status: outcome.append((data, status)))
         deadline_s = time.monotonic() + self._timeout_s
         while not outcome:
             if time.monotonic() > deadline_s:
                 raise self._lost("no status in time")
             self.poll()
-        data, good = outcome[0]
-        if not good:
+        data, status = outcome[0]
+        if status != GOOD:
             raise self._error()
         return data
 
@@ -227,8 +230,8 @@ class Initiator:
             self._lib.scsi_free_scsi_task(task)
         if entry is not None:
             done, _, buffer = entry
-            good = status == _GOOD
-            done(buffer.raw if buffer is not None and good else None, good)
+            data = buffer.raw if buffer is not None and status == GOOD else None
+            done(data, status if status <= _LAST_STATUS else None)
 
     def _error(self, why: str | None = None) -> InitiatorError:
         text = self._lib.iscsi_get_error(self._context) if self._context else b"the session is closed"
@@ -244,7 +247,7 @@ class Initiator:
         if context:
             self._lib.iscsi_destroy_context(context)  # calls back what is in flight as cancelled
         for done, _, _ in self._tasks.values():
-            done(None, False)
+            done(None, None)
         self._tasks.clear()
 
 
