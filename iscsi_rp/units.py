@@ -1,4 +1,4 @@
-"""Sizes, times and durations as people write and read them. Bad text is a ValueError that says what to write."""
+"""Sizes, times and durations as people write and read them. Bad text is a ValueError with an example."""
 
 import re
 from datetime import datetime, time
