@@ -14,7 +14,9 @@ A write that was in flight when the array was killed may be there or not, and th
 store, so 3 is asked only of acknowledged writes.
 """
 
+import time
 from array import array
+from bisect import bisect_right
 from collections.abc import Sequence
 from typing import Final
 
@@ -34,7 +36,8 @@ class History:
         self.sizes = tuple(sizes)
         self.acknowledged = 0
         "Writes that got GOOD."
-        self._event = 0
+        self._times_ns = array("Q", [0])
+        "Of each event: taken before a write is sent, and after its status came."
         # By sequence; sequence 0 stands for "never written" and is older than everything.
         self._volume = array("H", [0])
         self._first = array("Q", [0])
@@ -45,7 +48,11 @@ class History:
     @property
     def now(self) -> int:
         """The number of the last event."""
-        return self._event
+        return len(self._times_ns) - 1
+
+    def event_at(self, time_ns: int) -> int:
+        """The last event at or before `time_ns` (UTC)."""
+        return bisect_right(self._times_ns, time_ns) - 1
 
     def issue(self, volume: int, first_block: int, blocks: int) -> int:
         """A write is about to be sent; returns its sequence."""
@@ -53,14 +60,12 @@ class History:
         self._first.append(first_block)
         self._blocks.append(blocks)
         self._acked.append(_PENDING)
-        self._event += 1
-        self._issued.append(self._event)
+        self._issued.append(self._happened())
         return len(self._issued) - 1
 
     def acknowledge(self, sequence: int) -> None:
         self.acknowledged += 1
-        self._event += 1
-        self._acked[sequence] = self._event
+        self._acked[sequence] = self._happened()
 
     def newest(self, before: int) -> list[Sequences]:
         """For each block of each volume its newest write acknowledged at or before the event `before`."""
@@ -96,8 +101,12 @@ class History:
 
     def lost(self, lun: Sequence[Sequences]) -> int:
         """Blocks of the LUNs that are older than their newest acknowledged write."""
-        pairs = zip(lun, self.newest(self._event), strict=True)
+        pairs = zip(lun, self.newest(self.now), strict=True)
         return sum(int(np.count_nonzero(found < needed)) for found, needed in pairs)
+
+    def _happened(self) -> int:
+        self._times_ns.append(max(time.time_ns(), self._times_ns[-1]))
+        return self.now
 
     def _foreign(self, image: Sequence[Sequences]) -> list[str]:
         """1: each block holds a write that was issued, to this block."""

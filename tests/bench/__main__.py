@@ -1,0 +1,101 @@
+"""`python -m tests.bench`: iscsi-rp against Debian's tgt, alternately, on the same preallocated file."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+from typing import Final
+
+from tests.bench import cases, report
+from tests.bench.depth import measure_depth
+from tests.bench.load import LoadError, require_tools
+from tests.bench.memory import measure_memory
+from tests.bench.ours import Ours
+from tests.bench.pairs import Outcome, measure
+from tests.bench.tgt import Tgt
+from tests.kit.processes import ProcessError
+
+PAIRS: Final = 11
+QUICK_PAIRS: Final = 2
+IMAGE_BYTES: Final = 4 << 30
+QUICK_IMAGE_BYTES: Final = 512 << 20
+
+_CHUNK: Final = 8 << 20
+
+
+def main() -> int:
+    options = _options()
+    try:
+        require_tools()
+        with tempfile.TemporaryDirectory(prefix="iscsi-rp-bench-", dir=options.directory) as directory:
+            return _run(options, Path(directory))
+    except (LoadError, ProcessError) as error:
+        print(f"bench: {error}", file=sys.stderr)
+        return 1
+
+
+def _run(options: argparse.Namespace, directory: Path) -> int:
+    if options.memory:
+        return measure_memory(directory)
+    if options.image_depth:
+        return measure_depth(directory)
+    chosen = [case for case in cases.all_cases() if _wanted(case.name, options)]
+    if not chosen:
+        raise LoadError("no case of that name; names are like randread-4k-qd32-unsplit")
+    image = directory / "image"
+    _preallocate(image, QUICK_IMAGE_BYTES if options.quick else IMAGE_BYTES)
+    outcomes = _compare(chosen, image, directory, QUICK_PAIRS if options.quick else options.pairs)
+    print("", *report.ratio_lines(outcomes), sep="\n")
+    report.write_json(outcomes)
+    print(f"bench: cases {len(outcomes)} written to {report.RESULTS}")
+    return 0
+
+
+def _compare(chosen: list[cases.Case], image: Path, directory: Path, pairs: int) -> list[Outcome]:
+    outcomes = []
+    tgt, ours = Tgt(image, directory), Ours(image, directory)
+    print(report.heading(), flush=True)
+    try:
+        tgt.start()
+        ours.start()
+        for case in chosen:
+            if case.split:
+                ours.split()
+            outcomes.append(measure(case, ours, tgt, pairs))
+            print(report.row(outcomes[-1]), flush=True)
+    finally:
+        ours.kill()
+        tgt.stop()
+    return outcomes
+
+
+def _wanted(name: str, options: argparse.Namespace) -> bool:
+    if options.only:
+        return any(part in name for part in options.only)
+    return not options.quick or name in cases.QUICK
+
+
+def _preallocate(image: Path, size_bytes: int) -> None:
+    """Written, not only reserved, so that no first write pays for the file system; and in the page cache."""
+    with image.open("wb") as file:
+        for _ in range(size_bytes // _CHUNK):
+            file.write(bytes(_CHUNK))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    parser.add_argument(
+        "--quick", action="store_true", help="a few cases, two pairs each: does it run at all"
+    )
+    parser.add_argument("--only", nargs="+", metavar="NAME", help="cases whose name holds one of these")
+    parser.add_argument("--pairs", type=int, default=PAIRS, help="pairs a case (default: %(default)s)")
+    parser.add_argument(
+        "--directory", type=Path, default=Path("/var/tmp"), help="where the files go: a real disk"
+    )
+    parser.add_argument("--memory", action="store_true", help="instead: memory of both over 10 GiB of writes")
+    parser.add_argument("--image-depth", action="store_true", help="instead: an image 100,000 writes back")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

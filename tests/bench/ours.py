@@ -1,0 +1,36 @@
+"""The product on the file that tgt serves too."""
+
+from pathlib import Path
+from typing import Final
+
+from tests.kit.stack import Stack
+
+GROUP: Final = "bench"
+VOLUME: Final = "bench"
+JOURNAL_BYTES: Final = 8 << 30
+
+
+class Ours:
+    """Array and appliance; `url` is the LUN on `image`, not split until `split`."""
+
+    def __init__(self, image: Path, directory: Path) -> None:
+        self._image = image
+        self.stack = Stack(directory)
+        self.url = ""
+        self._is_split = False
+
+    def start(self) -> None:
+        self.stack.start()
+        self.url = self.stack.url(self.stack.create_volume(VOLUME, None, self._image))
+
+    def split(self) -> None:
+        """Protect the volume, unless it is already; returns when the copy is complete."""
+        if not self._is_split:
+            self.stack.protect(GROUP, [VOLUME], JOURNAL_BYTES)
+            self._is_split = True
+
+    def kill(self) -> None:
+        self.stack.kill()
+
+    def pids(self) -> dict[str, int]:
+        return self.stack.pids()

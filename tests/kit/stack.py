@@ -1,0 +1,133 @@
+"""An array and an appliance as two real processes on free loopback ports, and what all proofs ask of them."""
+
+import time
+from pathlib import Path
+from typing import Final
+
+from iscsi_rp.control.client import ApplianceClient, ArrayClient
+
+from iscsi_rp.control.models import (
+    ApplianceStatus,
+    ArrayStatus,
+    GroupCreate,
+    ImageAccess,
+    Job,
+    JobState,
+    SplitterMode,
+    Volume,
+    VolumeCreate,
+)
+from iscsi_rp.errors import UnreachableError
+from tests.kit.processes import READY_S, Daemon, ProcessError, free_port, iscsi_rp
+
+IQN: Final = "iqn.2026-11.io.iscsi-rp:proof"
+SPLIT_TIMEOUT_S: Final = 1.5
+
+_CONFIG: Final = """\
+state = "{state}"
+[array]
+name = "array-1"
+iqn = "{iqn}"
+portals = ["{array_portal}"]
+split_timeout_s = {split_timeout_s}
+[appliance]
+name = "rpa-1"
+portals = ["{appliance_portal}"]
+"""
+
+
+class Stack:
+    """Both daemons over one state directory, which survives their deaths."""
+
+    def __init__(self, directory: Path) -> None:
+        self.portal = f"127.0.0.1:{free_port()}"
+        self.state = directory / "state"
+        self.state.mkdir(parents=True, exist_ok=True)
+        config = directory / "iscsi-rp.toml"
+        config.write_text(
+            _CONFIG.format(
+                state=self.state,
+                iqn=IQN,
+                array_portal=self.portal,
+                appliance_portal=f"127.0.0.1:{free_port()}",
+                split_timeout_s=SPLIT_TIMEOUT_S,
+            )
+        )
+        base = ("--config", str(config))
+        self.array = Daemon("array", iscsi_rp(*base, "array", "run"), directory / "array.log")
+        self.appliance = Daemon("appliance", iscsi_rp(*base, "appliance", "run"), directory / "appliance.log")
+        self.array_api = ArrayClient(self.state / "array" / "api.sock")
+        self.appliance_api = ApplianceClient(self.state / "appliance" / "api.sock")
+
+    def start(self) -> None:
+        """Start what is not running, and wait until it answers."""
+        for daemon in (self.array, self.appliance):
+            if not daemon.running:
+                daemon.start()
+        self.array.until("its API", self._array_status)
+        self.appliance.until("its API", self._appliance_status)
+
+    def stop(self) -> None:
+        """End both. Raises `ProcessError` when one does not end well."""
+        ended = {daemon.name: daemon.stop() for daemon in (self.array, self.appliance) if daemon.running}
+        if any(ended.values()):
+            raise ProcessError(f"exit codes after SIGTERM: {ended}\n{self.logs()}")
+
+    def kill(self) -> None:
+        for daemon in (self.array, self.appliance):
+            daemon.kill()
+
+    def logs(self) -> str:
+        return "".join(f"--- {daemon.name}\n{daemon.log_tail()}\n" for daemon in (self.array, self.appliance))
+
+    def pids(self) -> dict[str, int]:
+        return {"array": self.array.pid, "appliance": self.appliance.pid}
+
+    def create_volume(self, name: str, size_bytes: int | None, path: Path | None = None) -> Volume:
+        return self.array_api.create_volume(VolumeCreate(name=name, size_bytes=size_bytes, path=path))
+
+    def protect(self, group: str, volumes: list[str], journal_bytes: int) -> None:
+        """Make a group, and wait until it is split."""
+        request = GroupCreate(name=group, volumes=volumes, journal_bytes=journal_bytes)
+        self.appliance_api.create_group(request)
+        self.wait_splitting(group)
+
+    def url(self, volume: Volume) -> str:
+        return f"iscsi://{self.portal}/{IQN}/{volume.lun}"
+
+    def mode(self, group: str) -> SplitterMode:
+        modes = {status.group: status.mode for status in self.array_api.status().groups}
+        return modes.get(group, SplitterMode.DETACHED)
+
+    def wait_splitting(self, group: str, timeout_s: float = 120) -> None:
+        """Until `group` is split and its newest resynchronisation is over."""
+        self.array.until(
+            "SPLITTING", lambda: self.mode(group) is SplitterMode.SPLITTING or None, timeout_s=timeout_s
+        )
+
+    def verify(self, group: str) -> Job:
+        """Compare LUNs and copies. Raises `ProcessError` when the comparison does not end."""
+        job = self.array_api.verify(group)
+        deadline_s = time.monotonic() + READY_S
+        while job.state is JobState.RUNNING:
+            if time.monotonic() > deadline_s:
+                raise ProcessError(f"verify did not end: {job.message}")
+            time.sleep(0.05)
+            job = self.array_api.job(job.id)
+        return job
+
+    def _array_status(self) -> ArrayStatus | None:
+        try:
+            return self.array_api.status()
+        except UnreachableError:
+            return None
+
+    def _appliance_status(self) -> ApplianceStatus | None:
+        try:
+            return self.appliance_api.status()
+        except UnreachableError:
+            return None
+
+
+def image_url(access: ImageAccess, lun: int = 0) -> str:
+    return f"iscsi://{access.portal}/{access.iqn}/{lun}"
