@@ -1,9 +1,9 @@
 """The replication protocol on the wire: frames of a fixed header and a payload
 (docs/replication-protocol.md).
 
-Pure: bytes in, tuples out. A frame is a plain tuple `(type, flags, volume, sequence, a, b, payload)`, because
-a splitter sends several ten thousand a second; what `flags`, `a` and `b` mean depends on the type and stands
-beside it below.
+Pure: bytes in, tuples out. A frame is a plain tuple `(type, flags, volume, sequence, a, b, payload, crc)`,
+because a splitter sends several ten thousand a second; what `flags`, `a` and `b` mean depends on the type and
+stands beside it below.
 """
 
 import struct
@@ -62,12 +62,17 @@ COMPARE_SWEEP: Final = 0
 COMPARE_VERIFY: Final = 1
 DIGEST_BYTES: Final = 16
 
-Frame: TypeAlias = tuple[int, int, int, int, int, int, bytes]
+Frame: TypeAlias = tuple[int, int, int, int, int, int, bytes, int]
 
 _TYPES: Final = frozenset((*range(ANNOUNCE, ALERT + 1), *range(GROUPS, DATA + 1)))
 _pack = HEADER.pack
 _unpack_from = HEADER.unpack_from
 _crc = google_crc32c.value
+
+
+def checksum(payload: bytes) -> int:
+    """CRC32C, as frames carry it and the journal keeps it."""
+    return int(_crc(payload))
 
 
 class RemoteProtocolError(Error):
@@ -115,7 +120,7 @@ def decode(buffer: bytes | bytearray | memoryview, end: int) -> tuple[list[Frame
         payload = bytes(view[start : start + size])
         if size and _crc(payload) != crc:
             raise RemoteProtocolError(f"payload of a frame of type {kind} does not match its CRC32C")
-        frames.append((kind, flags, volume, sequence, a, b, payload))
+        frames.append((kind, flags, volume, sequence, a, b, payload, crc))
         at = start + size
     return frames, at
 

@@ -4,7 +4,7 @@ Every one is checked when it arrives: an unknown or wrong field is a RemoteProto
 """
 
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
@@ -106,16 +106,18 @@ def parse(model: type[M], payload: bytes) -> M:
     return message
 
 
-def region_frames(keys: Iterable[int]) -> Iterator[bytes]:
-    """REGIONS frames that carry a set of region keys."""
+def region_frames(keys: Iterable[int], places: Mapping[int, int]) -> Iterator[bytes]:
+    """REGIONS frames that carry a set of region keys; `places` says how the receiver numbers each volume."""
     batches: dict[int, list[bytes]] = {}
     for volume, first, count in runs_of(keys):
-        batch = batches.setdefault(volume, [])
+        batch = batches.setdefault(places[volume], [])
         batch.append(_RUN.pack(first, count))
         if len(batch) == _RUNS_IN_FRAME:
-            yield frame(REGIONS, volume=volume, payload=b"".join(batches.pop(volume)))
-    for volume, batch in batches.items():
-        yield frame(REGIONS, volume=volume, payload=b"".join(batch))
+            yield frame(REGIONS, volume=places[volume], payload=b"".join(batch))
+            batch.clear()
+    for place, batch in batches.items():
+        if batch:
+            yield frame(REGIONS, volume=place, payload=b"".join(batch))
 
 
 def parse_regions(volume: int, payload: bytes, regions: int) -> Iterator[range]:

@@ -71,6 +71,11 @@ class RegionTrail:
     def clear(self) -> None:
         self._chunks.clear()
 
+    @property
+    def last(self) -> int:
+        """The highest number noted; 0 when there is none."""
+        return self._chunks[-1][0][0] if self._chunks else 0
+
     def __bool__(self) -> bool:
         return bool(self._chunks)
 

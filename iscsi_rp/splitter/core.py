@@ -292,7 +292,7 @@ class Core:
         then.
         """
         received = 0
-        for kind, flags, _volume, sequence, a, _b, payload in frames:
+        for kind, flags, _volume, sequence, a, _b, payload, _crc in frames:
             if self.mode is Mode.MARKING:
                 return
             if kind in (wire.RECEIVED, wire.DURABLE) and sequence > self.sequence:

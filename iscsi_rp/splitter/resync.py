@@ -133,7 +133,9 @@ class Resync:
         self._maybe_end()
 
     def _has_work(self) -> bool:
-        verifying = self.verification is not None and bool(self.verification.todo) and not self.verification.finished
+        verifying = (
+            self.verification is not None and bool(self.verification.todo) and not self.verification.finished
+        )
         return verifying or any(region_map.to_send for region_map in self._core.marks.maps)
 
     def _room(self) -> int:

@@ -1,0 +1,353 @@
+"""The receiving end of the splitters: one total order of a group's writes, sessions, seals and spans.
+
+It is a state machine like the splitter's core: frames and the time come in, frames go out to the peers, and
+the log is written through the journal's seam. It keeps the appliance's half of the rules in
+docs/splitting.md:
+
+* A `hello` first closes the processor's older session for good, then the log is made durable, then it is
+  answered.
+* Only a `start` makes it forget what the older session had not stored.
+* A position is offered as an image only once every processor has answered, in its current session, a probe
+  sent after it.
+* When a session ends, the span without images opens at the last sealed position; it ends when every processor
+  has sent END.
+"""
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any, Final, Protocol
+
+from iscsi_rp.appliance.state import GroupState, Note
+from iscsi_rp.journal.log import Log, SyncTicket
+from iscsi_rp.replication import frames as wire
+from iscsi_rp.replication import messages
+from iscsi_rp.replication.frames import RemoteProtocolError
+from iscsi_rp.replication.regions import REGION_BYTES, keys_of, region_count
+
+MAX_COMPARES: Final = 1024
+"HASHES of one session that are not answered yet."
+
+
+class Peer(Protocol):
+    """The connection to a splitter."""
+
+    def send(self, data: bytes) -> None: ...
+
+    def close(self, reason: str) -> None:
+        """Nothing is sent or delivered afterwards."""
+        ...
+
+
+class Session:
+    """One connection of a storage processor, from its hello on."""
+
+    def __init__(self, peer: Peer, hello: messages.Hello, volumes: Sequence[int], number: int) -> None:
+        self.peer = peer
+        self.processor = hello.processor
+        self.fresh = hello.fresh
+        self.volumes = volumes
+        "The index in the group of each volume of the hello."
+        self.sizes = [volume.size for volume in hello.volumes]
+        self.number = number
+        self.welcomed = False
+        self.started = False
+        self.ended = False
+        "END was received: everything marked is in the log."
+        self.sequence = 0
+        self.durable = 0
+        self.answered = 0
+        "The last probe it answered."
+        self.compares = 0
+
+
+class SyncInFlight:
+    """A flush of the log under way, and what it will have made true."""
+
+    def __init__(
+        self, ticket: SyncTicket, seal: int, welcomes: list[Session], received: list[tuple[Session, int]]
+    ) -> None:
+        self.ticket = ticket
+        self.seal = seal
+        self.welcomes = welcomes
+        self.received = received
+
+
+class Receiver:
+    """The sessions of one group, in front of its log."""
+
+    def __init__(
+        self,
+        log: Log,
+        state: GroupState,
+        volumes: Sequence[messages.VolumeInfo],
+        boot_id: str,
+        on_compare: Callable[[Session, wire.Frame, int], None],
+    ) -> None:
+        """`on_compare(session, frame, at)` compares hashes with the image at position `at` and calls
+        `compared`.
+        """
+        self.log = log
+        self.state = state
+        self.volumes = volumes
+        self.boot_id = boot_id
+        self._on_compare = on_compare
+        self.sessions: dict[str, Session] = {}
+        "Processor to its current session, from the hello on."
+        self._hellos: list[Session] = []
+        "Wait for the log to be durable."
+        self.sealed = state.seal
+        self.offered = state.seal
+        "The newest position that may be offered: sealed, and durably noted as that."
+        self.span_from: int | None = state.seal
+        "Where the open span began; while there is one, nothing newer than it is sealed."
+        self._content_end = log.end
+        "The last position that an image may want: notes of seals need no seal."
+        self._probe = 0
+        self._probe_position = 0
+        self.paused: str | None = None
+        "Why no session is accepted."
+
+    # -- frames
+
+    def hello(self, peer: Peer, hello: messages.Hello) -> Session:
+        """A splitter offers a session. Raises RemoteProtocolError when it does not fit this group."""
+        if self.paused:
+            raise RemoteProtocolError(f"the group is paused: {self.paused}")
+        indexes = self._volume_indexes(hello)
+        self.end(hello.processor, "the processor began a new session")
+        self.state.last_session += 1
+        session = Session(peer, hello, indexes, self.state.last_session)
+        self.sessions[hello.processor] = session
+        self._hellos.append(session)
+        return session
+
+    def _volume_indexes(self, hello: messages.Hello) -> list[int]:
+        known = {volume.uuid: index for index, volume in enumerate(self.volumes)}
+        indexes = []
+        for volume in hello.volumes:
+            index = known.get(volume.uuid)
+            if index is None:
+                raise RemoteProtocolError(f"volume {volume.name} is not in this group")
+            if volume.size != self.volumes[index].size:
+                raise RemoteProtocolError(
+                    f"volume {volume.name} has {volume.size} bytes, its copy {self.volumes[index].size}"
+                )
+            indexes.append(index)
+        return indexes
+
+    def receive(self, session: Session, frames: Sequence[wire.Frame], now_ns: int) -> None:
+        """Take what a splitter sent. Raises RemoteProtocolError or JournalError; the session is to be
+        ended then.
+        """
+        if self.sessions.get(session.processor) is not session:
+            return  # a session that is closed: late data
+        entries: list[tuple[int, int, int, int, int, int, bytes, int]] = []
+        received = self.state.received
+        number, sequence, started = session.number, session.sequence, session.started
+        volumes, sizes = session.volumes, session.sizes
+        for frame in frames:
+            kind, flags, volume, seq, a, b, payload, crc = frame
+            if kind == wire.WRITE and started:
+                sequence += 1
+                if seq != sequence:
+                    raise RemoteProtocolError(f"sequence {seq} where {sequence} was due")
+                if volume >= len(volumes) or not b or a + b > sizes[volume]:
+                    raise RemoteProtocolError("a write outside of its volume")
+                if flags not in wire.KINDS or len(payload) != (b if flags in wire.KINDS_WITH_DATA else 0):
+                    raise RemoteProtocolError("a write whose data does not fit its extent")
+                index = volumes[volume]
+                received(number, seq, index, keys_of(index, a, b))
+                entries.append((flags, index, number, seq, a, b, payload, crc))
+                continue
+            if entries:
+                self._append(session, entries, now_ns)
+                entries = []
+            self._rare(session, frame, now_ns)
+            sequence, started = session.sequence, session.started
+        if entries:
+            self._append(session, entries, now_ns)
+
+    def _append(
+        self, session: Session, entries: list[tuple[int, int, int, int, int, int, bytes, int]], now_ns: int
+    ) -> None:
+        self._content_end = self.log.append(entries, now_ns)
+        session.sequence = entries[-1][3]
+        session.peer.send(wire.frame(wire.RECEIVED, sequence=session.sequence))
+
+    def _rare(self, session: Session, frame: wire.Frame, now_ns: int) -> None:
+        kind, _, volume, sequence, a, _, _, _ = frame
+        if kind == wire.START and session.welcomed and a == session.number and not session.started:
+            self._start(session, sequence, now_ns)
+            return
+        if not session.started:
+            raise RemoteProtocolError(f"a frame of type {kind} before the session started")
+        if kind == wire.STORED and volume < len(session.volumes) and sequence <= session.sequence:
+            body = {"processor": session.processor, "volume": session.volumes[volume], "sequence": sequence}
+            self.note(Note.STORED, body, now_ns)
+        elif kind == wire.HASHES:
+            self._hashes(session, frame)
+        elif kind == wire.END:
+            session.ended = True
+            self._maybe_end_span(now_ns)
+        elif kind == wire.ANSWER:
+            session.answered = max(session.answered, a)
+            self._maybe_seal()
+        elif kind == wire.RESTORED and a == self.state.restoring:
+            self.note(Note.RESTORED, {}, now_ns)
+            self._maybe_end_span(now_ns)
+        else:
+            raise RemoteProtocolError(f"a frame of type {kind} has no place here")
+
+    def _start(self, session: Session, sequence: int, now_ns: int) -> None:
+        body = {
+            "processor": session.processor,
+            "session": session.number,
+            "boot_id": self.boot_id,
+            "fresh": session.fresh,
+        }
+        self.note(Note.SESSION, body, now_ns)
+        session.started = True
+        session.sequence = session.durable = sequence
+
+    def _hashes(self, session: Session, frame: wire.Frame) -> None:
+        _, _, volume, sequence, a, b, payload, _ = frame
+        if sequence != session.sequence + 1:
+            raise RemoteProtocolError(f"sequence {sequence} where {session.sequence + 1} was due")
+        if volume >= len(session.volumes) or a % REGION_BYTES or not 0 < b <= session.sizes[volume] - a:
+            raise RemoteProtocolError("hashes outside of their volume")
+        if len(payload) != region_count(b) * wire.DIGEST_BYTES or session.compares >= MAX_COMPARES:
+            raise RemoteProtocolError("hashes that do not fit their regions, or too many at once")
+        session.sequence = sequence
+        session.compares += 1
+        self._on_compare(session, frame, self.log.end)
+
+    def compared(self, session: Session, frame: wire.Frame, equal: bytes) -> None:
+        """The answer to `on_compare`: a byte a region, 1 where it is equal."""
+        if self.sessions.get(session.processor) is session:
+            session.compares -= 1
+            _, flags, volume, sequence, a, b, _, _ = frame
+            session.peer.send(
+                wire.frame(wire.EQUAL, flags=flags, volume=volume, sequence=sequence, a=a, b=b, payload=equal)
+            )
+
+    def note(self, kind: Note, body: dict[str, Any], now_ns: int) -> int:
+        """Append a note and let it take effect; its position. Raises JournalError."""
+        payload = json.dumps(body).encode()
+        position = self.log.append(((int(kind), 0, 0, 0, 0, 0, payload, wire.checksum(payload)),), now_ns)
+        self.state.apply(kind, position, self.log.last_time_ns, body)
+        return position
+
+    # -- sessions end
+
+    def end(self, processor: str, reason: str) -> None:
+        """The processor's session is over, if it has one; nothing of it is accepted any more."""
+        session = self.sessions.pop(processor, None)
+        if session is None:
+            return
+        if session in self._hellos:
+            self._hellos.remove(session)
+        session.peer.close(reason)
+        self.open_span()
+
+    def lost(self, session: Session, reason: str) -> None:
+        """The session's connection is gone."""
+        if self.sessions.get(session.processor) is session:
+            self.end(session.processor, reason)
+
+    def end_all(self, reason: str) -> None:
+        """End every session: the journal fails, or the appliance stops."""
+        for name in list(self.sessions):
+            self.end(name, reason)
+
+    def pause(self, reason: str) -> None:
+        """Send every splitter into MARKING and accept no session until `resume`."""
+        self.paused = reason
+        alert = messages.Alert(code="paused", text=reason[:1000]).encode()
+        for session in self.sessions.values():
+            session.peer.send(wire.frame(wire.PAUSE, payload=alert))
+        self.end_all(reason)
+
+    def resume(self) -> None:
+        self.paused = None
+
+    # -- seals and spans
+
+    def open_span(self) -> None:
+        """From the last sealed position on no image is offered, until every processor has sent its END."""
+        if self.span_from is None:
+            self.span_from = self.sealed
+        self._probe_position = 0
+
+    def _maybe_end_span(self, now_ns: int) -> None:
+        if self.span_from is None or self.state.restoring is not None:
+            return
+        if all((session := self.sessions.get(name)) and session.ended for name in self.state.processors):
+            self._content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
+            self.span_from = None
+
+    def probe(self) -> None:
+        """Ask every processor whether it still splits. Called many times a second."""
+        if self.span_from is not None or self._content_end <= self.sealed or self._probe_position:
+            return
+        self._probe += 1
+        self._probe_position = self.log.end
+        for session in self.sessions.values():
+            if session.started:
+                session.peer.send(wire.frame(wire.PROBE, a=self._probe))
+
+    def _maybe_seal(self) -> None:
+        if not self._probe_position or self.span_from is not None:
+            return
+        for name in self.state.processors:
+            session = self.sessions.get(name)
+            if session is None or not session.started or session.answered < self._probe:
+                return
+        self.sealed = self._probe_position
+        self._probe_position = 0
+
+    # -- durability
+
+    @property
+    def wants_sync(self) -> bool:
+        """Something is not durable yet, or a hello waits for it."""
+        return bool(self._hellos) or self.log.durable < self.log.end or self.sealed > self.state.seal
+
+    def begin_sync(self, now_ns: int) -> SyncInFlight:
+        """A flush of the log is about to begin: run `ticket.run` somewhere, then `finish_sync`. Raises
+        JournalError.
+        """
+        if self.sealed > self.state.seal:
+            self.note(Note.SEAL, {"position": self.sealed}, now_ns)
+        received = [(session, session.sequence) for session in self.sessions.values() if session.started]
+        welcomes, self._hellos = self._hellos, []
+        return SyncInFlight(self.log.begin_sync(), self.state.seal, welcomes, received)
+
+    def finish_sync(self, sync: SyncInFlight) -> None:
+        """The flush succeeded: acknowledge, offer, and answer hellos that waited."""
+        self.log.finish_sync(sync.ticket)
+        self.offered = max(self.offered, sync.seal)
+        for session, sequence in sync.received:
+            if session.durable < sequence and self.sessions.get(session.processor) is session:
+                session.durable = sequence
+                session.peer.send(wire.frame(wire.DURABLE, sequence=sequence))
+        for session in sync.welcomes:
+            if self.sessions.get(session.processor) is session:
+                self._welcome(session)
+
+    def _welcome(self, session: Session) -> None:
+        processor = self.state.processors.get(session.processor)
+        sweep = processor is None or (session.fresh and processor.lost)
+        if session.fresh and processor is not None and not sweep:
+            positions = {index: place for place, index in enumerate(session.volumes)}
+            for data in messages.region_frames(processor.regions(), positions):
+                session.peer.send(data)
+        reason = (
+            ""
+            if not sweep
+            else "first session"
+            if processor is None
+            else "both sides lost what was not durable"
+        )
+        welcome = messages.Welcome(full_sweep=sweep, reason=reason)
+        session.welcomed = True
+        session.peer.send(wire.frame(wire.WELCOME, a=session.number, payload=welcome.encode()))
