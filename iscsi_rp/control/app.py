@@ -71,7 +71,9 @@ def complaint(error: ValidationError | RequestValidationError) -> str:
 
 
 def make_app(title: str) -> FastAPI:
-    app = FastAPI(title=title, version=version("iscsi-rp"), docs_url=None, redoc_url=None)
+    app = FastAPI(
+        title=title, version=version("iscsi-rp"), docs_url=None, redoc_url=None, redirect_slashes=False
+    )
 
     @app.exception_handler(Error)
     async def known(_: Request, error: Error) -> JSONResponse:
@@ -83,7 +85,8 @@ def make_app(title: str) -> FastAPI:
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:
-        return _answer(UsageError(f"{request.method} {request.url.path}: {error.detail}"), error.status_code)
+        detail = f"{request.method} {request.url.path}: {error.detail}"
+        return _answer(NotFoundError(detail) if error.status_code == 404 else UsageError(detail))
 
     @app.exception_handler(Exception)
     async def unexpected(_: Request, error: Exception) -> JSONResponse:
@@ -95,7 +98,6 @@ def make_app(title: str) -> FastAPI:
     return app
 
 
-def _answer(error: Error, status: int | None = None) -> JSONResponse:
-    if status is None:
-        status = next(HTTP_STATUS[cls] for cls in type(error).__mro__ if cls in HTTP_STATUS)
+def _answer(error: Error) -> JSONResponse:
+    status = next(HTTP_STATUS[cls] for cls in type(error).__mro__ if cls in HTTP_STATUS)
     return JSONResponse(error_body(error).model_dump(), status_code=status)

@@ -1,0 +1,210 @@
+"""The management API from the other side: typed calls, and the daemon's errors raised again."""
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, ClassVar, Final, Self, TypeVar
+from urllib.parse import quote
+
+import httpx
+from pydantic import BaseModel, TypeAdapter, ValidationError
+
+from iscsi_rp.control.app import ErrorBody, error_of
+from iscsi_rp.control.models import (
+    ApplianceStatus,
+    ArrayStatus,
+    Bookmark,
+    BookmarkCreate,
+    GroupCreate,
+    GroupStatus,
+    ImageAccess,
+    ImageList,
+    ImageRequest,
+    ImageSelector,
+    Job,
+    JobState,
+    RecoverRequest,
+    RecoveryPlan,
+    Session,
+    Volume,
+    VolumeCreate,
+)
+from iscsi_rp.errors import Error, UnreachableError
+
+CONNECT_TIMEOUT_S: Final = 2.0
+ANSWER_TIMEOUT_S: Final = 600.0
+"Preallocating a large store is the longest there is."
+
+T = TypeVar("T")
+
+
+class ApiClient:
+    """A daemon's API. Every call raises the daemon's error, or UnreachableError."""
+
+    daemon: ClassVar[str]
+
+    def __init__(self, socket_path: Path) -> None:
+        self._path = socket_path
+        self._http = httpx.Client(
+            base_url="http://daemon",
+            transport=httpx.HTTPTransport(uds=str(socket_path)),
+            timeout=httpx.Timeout(ANSWER_TIMEOUT_S, connect=CONNECT_TIMEOUT_S),
+        )
+
+    def close(self) -> None:
+        self._http.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def metrics(self) -> str:
+        """In Prometheus' text format."""
+        return self._call("GET", "/metrics").text
+
+    def job(self, job_id: str) -> Job:
+        return self._get(Job, _path("jobs", job_id))
+
+    def follow(self, job: Job, poll_s: float = 0.2) -> Iterator[Job]:
+        """The job again and again, until it is over. One that fails is raised as an Error."""
+        yield job
+        while job.state is JobState.RUNNING:
+            time.sleep(poll_s)
+            job = self.job(job.id)
+            yield job
+        if job.state is JobState.FAILED:
+            raise Error(f"{job.kind} of group {job.group!r} failed: {job.message}")
+
+    def wait(self, job: Job, poll_s: float = 0.2) -> Job:
+        """The job when it is done. One that fails is raised as an Error."""
+        *_, last = self.follow(job, poll_s)
+        return last
+
+    def _call(self, method: str, path: str, body: BaseModel | None = None, **params: Any) -> httpx.Response:
+        given = {key: value for key, value in params.items() if value is not None}
+        content = None if body is None else body.model_dump_json()
+        headers = None if body is None else {"content-type": "application/json"}
+        try:
+            response = self._http.request(method, path, content=content, headers=headers, params=given)
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+        if response.is_error:
+            raise _error_in(response)
+        return response
+
+    def _get(self, answer: type[T], path: str, **params: Any) -> T:
+        return self._read(answer, self._call("GET", path, **params))
+
+    def _send(self, answer: type[T], method: str, path: str, body: BaseModel | None = None) -> T:
+        return self._read(answer, self._call(method, path, body))
+
+    def _read(self, answer: type[T], response: httpx.Response) -> T:
+        try:
+            return TypeAdapter(answer).validate_json(response.content)
+        except ValidationError as error:
+            raise Error(
+                f"the {self.daemon} at {self._path} speaks another version of the API",
+                hint="Restart the daemons after an upgrade.",
+            ) from error
+
+    def _unreachable(self, error: httpx.TransportError) -> UnreachableError:
+        reason = str(error) or type(error).__name__
+        return UnreachableError(
+            f"the {self.daemon} does not answer at {self._path} ({reason})",
+            hint="Start it by `iscsi-rp up`, or say by --state or --config where it lives.",
+        )
+
+
+def _path(*parts: str) -> str:
+    return "/" + "/".join(quote(part, safe="") for part in parts)
+
+
+def _error_in(response: httpx.Response) -> Error:
+    try:
+        return error_of(ErrorBody.model_validate_json(response.content))
+    except ValidationError:
+        return Error(f"the daemon answered {response.status_code} {response.reason_phrase}")
+
+
+class ArrayClient(ApiClient):
+    daemon = "array"
+
+    def status(self) -> ArrayStatus:
+        return self._get(ArrayStatus, "/status")
+
+    def list_volumes(self) -> list[Volume]:
+        return self._get(list[Volume], "/volumes")
+
+    def volume(self, name: str) -> Volume:
+        return self._get(Volume, _path("volumes", name))
+
+    def create_volume(self, request: VolumeCreate) -> Volume:
+        return self._send(Volume, "POST", "/volumes", request)
+
+    def delete_volume(self, name: str, destroy: bool = False, force: bool = False) -> None:
+        self._call("DELETE", _path("volumes", name), destroy=destroy, force=force)
+
+    def list_sessions(self) -> list[Session]:
+        return self._get(list[Session], "/sessions")
+
+    def verify(self, group: str) -> Job:
+        return self._send(Job, "POST", _path("groups", group, "verify"))
+
+
+class ApplianceClient(ApiClient):
+    daemon = "appliance"
+
+    def status(self) -> ApplianceStatus:
+        return self._get(ApplianceStatus, "/status")
+
+    def list_groups(self) -> list[GroupStatus]:
+        return self._get(list[GroupStatus], "/groups")
+
+    def group(self, name: str) -> GroupStatus:
+        return self._get(GroupStatus, _path("groups", name))
+
+    def create_group(self, request: GroupCreate) -> GroupStatus:
+        return self._send(GroupStatus, "POST", "/groups", request)
+
+    def delete_group(self, name: str, destroy: bool = False) -> None:
+        self._call("DELETE", _path("groups", name), destroy=destroy)
+
+    def list_bookmarks(self, group: str) -> list[Bookmark]:
+        return self._get(list[Bookmark], _path("groups", group, "bookmarks"))
+
+    def create_bookmark(self, group: str, request: BookmarkCreate) -> Bookmark:
+        return self._send(Bookmark, "POST", _path("groups", group, "bookmarks"), request)
+
+    def delete_bookmark(self, group: str, name: str) -> None:
+        self._call("DELETE", _path("groups", group, "bookmarks", name))
+
+    def list_images(
+        self, group: str, since_ns: int | None = None, until_ns: int | None = None, limit: int = 20
+    ) -> ImageList:
+        path = _path("groups", group, "images")
+        return self._get(ImageList, path, since_ns=since_ns, until_ns=until_ns, limit=limit)
+
+    def image_access(self, group: str) -> ImageAccess | None:
+        response = self._call("GET", _path("groups", group, "image-access"))
+        return None if response.content == b"null" else self._read(ImageAccess, response)
+
+    def enable_image(self, group: str, request: ImageRequest) -> ImageAccess:
+        return self._send(ImageAccess, "PUT", _path("groups", group, "image-access"), request)
+
+    def disable_image(self, group: str) -> None:
+        self._call("DELETE", _path("groups", group, "image-access"))
+
+    def undo_writes(self, group: str) -> ImageAccess:
+        return self._send(ImageAccess, "POST", _path("groups", group, "image-access", "undo-writes"))
+
+    def plan_recovery(self, group: str, image: ImageSelector | None = None) -> RecoveryPlan:
+        return self._send(
+            RecoveryPlan, "POST", _path("groups", group, "recovery-plan"), RecoverRequest(image=image)
+        )
+
+    def recover_production(self, group: str, image: ImageSelector | None = None) -> Job:
+        return self._send(
+            Job, "POST", _path("groups", group, "recover-production"), RecoverRequest(image=image)
+        )
