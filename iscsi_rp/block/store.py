@@ -1,4 +1,4 @@
-"""The store under a `FileDevice`: creating it, opening it for one user, giving space back (`fallocate(2)`)."""
+"""The store under a `FileDevice`: creating it, opening it for one user, giving back space (fallocate(2))."""
 
 import ctypes
 import errno

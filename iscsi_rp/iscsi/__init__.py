@@ -1,0 +1,16 @@
+"""iSCSI as a target speaks it (RFC 7143), without I/O."""
+
+from iscsi_rp.iscsi.connection import PDU_BYTES, Connection
+from iscsi_rp.iscsi.node import Node, NoSuchTargetError, Target, TargetExistsError, TargetNameError
+from iscsi_rp.iscsi.session import Session
+
+__all__ = [
+    "PDU_BYTES",
+    "Connection",
+    "NoSuchTargetError",
+    "Node",
+    "Session",
+    "Target",
+    "TargetExistsError",
+    "TargetNameError",
+]

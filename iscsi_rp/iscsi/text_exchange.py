@@ -1,0 +1,75 @@
+"""Text requests of the full feature phase: SendTargets (RFC 7143 11.10, Appendix C)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Final
+
+from iscsi_rp.device import Buffer
+from iscsi_rp.iscsi.keys import NOT_UNDERSTOOD, REJECT, Parameters
+from iscsi_rp.iscsi.node import PORTAL_GROUP, Node, Target
+from iscsi_rp.iscsi.pdu import CONTINUE, FINAL, NO_TAG, Header, Numbers, ProtocolError, text_response
+from iscsi_rp.iscsi.text import TEXT_BYTES, Pairs, decode_text, encode_text
+
+_TTT: Final = 1
+"An exchange has one at a time: the initiator may not begin another before."
+
+
+class TextExchange:
+    """The text negotiations of one session, one after the other."""
+
+    def __init__(self, node: Node, target: Target | None, local: str, parameters: Parameters) -> None:
+        """`local`: the address that the initiator connected to, as SendTargets shows it."""
+        self._node, self._target, self._local, self._parameters = node, target, local, parameters
+        self._request = bytearray()
+        self._response = b""
+
+    def receive(self, header: Header, data: Buffer, numbers: Callable[[], Numbers]) -> bytes:
+        """The answer to a Text Request. Raises `ProtocolError`."""
+        if header.word20 == NO_TAG:
+            self._request.clear()
+            self._response = b""
+        elif header.word20 != _TTT:
+            raise ProtocolError("A text request names no exchange of ours.")
+        self._request += data
+        if len(self._request) > TEXT_BYTES:
+            raise ProtocolError("The text is too long.")
+        if header.flags & CONTINUE:
+            return text_response(header, 0, _TTT, numbers(), b"")
+        if self._request:
+            self._response = encode_text(self._answers(decode_text(self._request)))
+            self._request.clear()
+        limit = self._parameters.max_send_data_bytes
+        part, self._response = self._response[:limit], self._response[limit:]
+        if self._response:
+            return text_response(header, CONTINUE, _TTT, numbers(), part)
+        return text_response(header, FINAL, NO_TAG, numbers(), part)
+
+    def _answers(self, pairs: Pairs) -> Pairs:
+        answers: Pairs = []
+        for key, value in pairs:
+            if key == "SendTargets":
+                answers += self._send_targets(value)
+            elif key == "MaxRecvDataSegmentLength":
+                if self._parameters.take(key, value) == REJECT:
+                    answers.append((key, REJECT))
+            else:
+                answers.append((key, NOT_UNDERSTOOD))
+        return answers
+
+    def _send_targets(self, which: str) -> Pairs:
+        """All in a discovery session; in a normal one its own target, by name or the empty value."""
+        if self._target is not None:
+            names = [self._target.name] if which in ("", self._target.name) else []
+        elif which == "All":
+            names = self._node.names()
+        else:
+            names = [name for name in self._node.names() if name == which]
+        if which == "All" and self._target is not None:
+            return [("SendTargets", REJECT)]
+        portals = [self._local] + [portal for portal in self._node.portals if portal != self._local]
+        found: Pairs = []
+        for name in names:
+            found.append(("TargetName", name))
+            found += [("TargetAddress", f"{portal},{PORTAL_GROUP}") for portal in portals]
+        return found

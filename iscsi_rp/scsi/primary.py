@@ -1,0 +1,50 @@
+"""The small commands of every device type (SPC-4 6)."""
+
+from collections.abc import Iterable
+
+from iscsi_rp.device import FLUSH, READ
+from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.sense import NO_SENSE, invalid_field
+from iscsi_rp.scsi.task import Task
+
+
+def test_unit_ready(task: Task) -> None:
+    """Reads one block: nothing else tells whether the device serves I/O."""
+    task.io([(READ, 0, task.unit.device.block_size, None, False)], lambda _: task.good())
+
+
+def request_sense(task: Task) -> None:
+    if task.cdb[1]:
+        raise invalid_field(1)
+    task.good(NO_SENSE.encode()[: task.cdb[4]])
+
+
+def report_luns(task: Task) -> None:
+    task.good(lun_list(task.nexus.luns, task.cdb))
+
+
+def lun_list(luns: Iterable[int], cdb: bytes) -> bytes:
+    """REPORT LUNS parameter data (SPC-4 6.33), as long as the CDB allows."""
+    if cdb[2] > 0x02:
+        raise invalid_field(2)
+    entries = b"" if cdb[2] == 0x01 else b"".join(encode_lun(lun) for lun in sorted(luns))
+    return (len(entries).to_bytes(4, "big") + bytes(4) + entries)[: uint(cdb, 6, 4)]
+
+
+def encode_lun(lun: int) -> bytes:
+    """Single level: peripheral addressing up to 255, else flat (SAM-5 4.6)."""
+    return (lun if lun < 256 else 0x4000 | lun).to_bytes(2, "big") + bytes(6)
+
+
+def start_stop_unit(task: Task) -> None:
+    """There is nothing to spin: stopping means that the cache is on the medium (SBC-4 5.25)."""
+    if task.cdb[4] & 0x02:
+        raise invalid_field(4)  # LOEJ: not removable
+    task.io([(FLUSH, 0, 0, None, False)], lambda _: task.good())
+
+
+def prevent_allow(task: Task) -> None:
+    """The medium is not removable, so preventing its removal always holds (SPC-4 6.15)."""
+    if task.cdb[4] & 0x02:
+        raise invalid_field(4)
+    task.good()
