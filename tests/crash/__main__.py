@@ -1,4 +1,4 @@
-"""`python -m tests.crash`: kill -9 of array and appliance at random moments under load; nothing may be lost."""
+"""`python -m tests.crash`: kill -9 of array and appliance under load; nothing may be lost."""
 
 import argparse
 import random

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from iscsi_rp.control.models import BookmarkCreate, GroupStatus, ImageRequest, JobState
+from iscsi_rp.control.models import BookmarkCreate, GroupStatus, ImageRequest
 from iscsi_rp.errors import Error
 from tests.crash.history import History
 from tests.crash.reading import decode_all, digest, read_image, read_luns
@@ -63,9 +63,7 @@ class Checks:
         """With the host quiet: the LUN lost nothing, LUN and copy are equal, `latest` holds everything."""
         self.writer.pause()
         self._lun()
-        job = self.stack.verify(GROUP)
-        if job.state is not JobState.DONE or job.result.get("equal") is not True:
-            self.score.report("verify", [f"{job.state} {job.message} {job.result}"])
+        self._verify()
         self._wait_sealed()
         self._image("latest", ImageRequest(latest=True), self.history.now, self.history.now)
         self.writer.resume()
@@ -80,6 +78,16 @@ class Checks:
         found, wrong = decode_all(read_luns(self.stack.portal, IQN, self.luns, self.history.sizes))
         self.score.lost += self.history.lost(found)
         self.score.report("LUN", wrong or self.history.explain(found, floor=self.history.now))
+
+    def _verify(self) -> None:
+        try:
+            result = self.stack.verify(GROUP).result
+        except Error as error:
+            self.score.report("verify", [error.message])
+        else:
+            self.score.report(
+                "verify", [] if result.get("equal") is True else [f"LUN and copy differ: {result}"]
+            )
 
     def _wait_sealed(self) -> None:
         deadline_s = time.monotonic() + SEAL_S

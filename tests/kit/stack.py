@@ -1,63 +1,45 @@
-"""An array and an appliance as two real processes on free loopback ports, and what all proofs ask of them."""
+"""Array and appliance as two real processes on free loopback ports, and what all proofs ask of them."""
 
-import time
 from pathlib import Path
 from typing import Final
 
 from iscsi_rp.control.client import ApplianceClient, ArrayClient
-
+from iscsi_rp.control.config import ApplianceConfig, ArrayConfig, Config, Portal
 from iscsi_rp.control.models import (
     ApplianceStatus,
     ArrayStatus,
     GroupCreate,
     ImageAccess,
     Job,
-    JobState,
     SplitterMode,
     Volume,
     VolumeCreate,
 )
 from iscsi_rp.errors import UnreachableError
-from tests.kit.processes import READY_S, Daemon, ProcessError, free_port, iscsi_rp
+from tests.kit.processes import Daemon, ProcessError, free_port, iscsi_rp
 
 IQN: Final = "iqn.2026-11.io.iscsi-rp:proof"
 SPLIT_TIMEOUT_S: Final = 1.5
-
-_CONFIG: Final = """\
-state = "{state}"
-[array]
-name = "array-1"
-iqn = "{iqn}"
-portals = ["{array_portal}"]
-split_timeout_s = {split_timeout_s}
-[appliance]
-name = "rpa-1"
-portals = ["{appliance_portal}"]
-"""
 
 
 class Stack:
     """Both daemons over one state directory, which survives their deaths."""
 
     def __init__(self, directory: Path) -> None:
-        self.portal = f"127.0.0.1:{free_port()}"
-        self.state = directory / "state"
-        self.state.mkdir(parents=True, exist_ok=True)
-        config = directory / "iscsi-rp.toml"
-        config.write_text(
-            _CONFIG.format(
-                state=self.state,
-                iqn=IQN,
-                array_portal=self.portal,
-                appliance_portal=f"127.0.0.1:{free_port()}",
-                split_timeout_s=SPLIT_TIMEOUT_S,
-            )
+        array_portal, appliance_portal = (Portal("127.0.0.1", free_port()) for _ in range(2))
+        config = Config(
+            state=directory / "state",
+            array=ArrayConfig(iqn=IQN, portals=[array_portal], split_timeout_s=SPLIT_TIMEOUT_S),
+            appliance=ApplianceConfig(portals=[appliance_portal]),
         )
-        base = ("--config", str(config))
+        path = directory / "iscsi-rp.toml"
+        path.write_text(config.toml())
+        self.portal = str(array_portal)
+        base = ("--config", str(path))
         self.array = Daemon("array", iscsi_rp(*base, "array", "run"), directory / "array.log")
         self.appliance = Daemon("appliance", iscsi_rp(*base, "appliance", "run"), directory / "appliance.log")
-        self.array_api = ArrayClient(self.state / "array" / "api.sock")
-        self.appliance_api = ApplianceClient(self.state / "appliance" / "api.sock")
+        self.array_api = ArrayClient(config.array_socket)
+        self.appliance_api = ApplianceClient(config.appliance_socket)
 
     def start(self) -> None:
         """Start what is not running, and wait until it answers."""
@@ -106,15 +88,8 @@ class Stack:
         )
 
     def verify(self, group: str) -> Job:
-        """Compare LUNs and copies. Raises `ProcessError` when the comparison does not end."""
-        job = self.array_api.verify(group)
-        deadline_s = time.monotonic() + READY_S
-        while job.state is JobState.RUNNING:
-            if time.monotonic() > deadline_s:
-                raise ProcessError(f"verify did not end: {job.message}")
-            time.sleep(0.05)
-            job = self.array_api.job(job.id)
-        return job
+        """Compare LUNs and copies. Raises `Error` when the comparison fails."""
+        return self.array_api.wait(self.array_api.verify(group), poll_s=0.05)
 
     def _array_status(self) -> ArrayStatus | None:
         try:
