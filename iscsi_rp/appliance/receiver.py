@@ -15,6 +15,7 @@ docs/splitting.md:
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from iscsi_rp.appliance.state import GroupState, Note
@@ -58,18 +59,20 @@ class Session:
         self.answered = 0
         "The last probe it answered."
         self.compares = 0
+        self.restore_begun = False
+        self.restored = False
 
 
+@dataclass(frozen=True, slots=True)
 class SyncInFlight:
-    """A flush of the log under way, and what it will have made true."""
+    """A flush of the log under way, and what is true once it has succeeded."""
 
-    def __init__(
-        self, ticket: SyncTicket, seal: int, welcomes: list[Session], received: list[tuple[Session, int]]
-    ) -> None:
-        self.ticket = ticket
-        self.seal = seal
-        self.welcomes = welcomes
-        self.received = received
+    ticket: SyncTicket
+    seal: int
+    restoring: int | None
+    welcomes: list[Session]
+    received: list[tuple[Session, int]]
+    unblocks: list[Session]
 
 
 class Receiver:
@@ -82,19 +85,24 @@ class Receiver:
         volumes: Sequence[messages.VolumeInfo],
         boot_id: str,
         on_compare: Callable[[Session, wire.Frame, int], None],
+        on_restore: Callable[[Session, int], None],
     ) -> None:
         """`on_compare(session, frame, at)` compares hashes with the image at position `at` and calls
-        `compared`.
+        `compared`; `on_restore(session, position)` sends the processor what was touched after it.
         """
         self.log = log
         self.state = state
         self.volumes = volumes
         self.boot_id = boot_id
         self._on_compare = on_compare
+        self._on_restore = on_restore
+        self._restoring_durably = state.restoring
         self.sessions: dict[str, Session] = {}
         "Processor to its current session, from the hello on."
         self._hellos: list[Session] = []
         "Wait for the log to be durable."
+        self._unblocks: list[Session] = []
+        "Restored; they wait for that to be durable."
         self.sealed = state.seal
         self.offered = state.seal
         "The newest position that may be offered: sealed, and durably noted as that."
@@ -139,7 +147,7 @@ class Receiver:
         """Take what a splitter sent. Raises RemoteProtocolError or JournalError; the session is to be
         ended then.
         """
-        if self.sessions.get(session.processor) is not session:
+        if not self._is_current(session):
             return  # a session that is closed: late data
         entries: list[tuple[int, int, int, int, int, int, bytes, int]] = []
         received = self.state.received
@@ -189,12 +197,15 @@ class Receiver:
         elif kind == wire.END:
             session.ended = True
             self._maybe_end_span(now_ns)
+            self._maybe_restore()
         elif kind == wire.ANSWER:
             session.answered = max(session.answered, a)
             self._maybe_seal()
+        elif kind == wire.BLOCKED and a == self.state.restoring:
+            self._on_restore(session, a)
         elif kind == wire.RESTORED and a == self.state.restoring:
-            self.note(Note.RESTORED, {}, now_ns)
-            self._maybe_end_span(now_ns)
+            session.restored = True
+            self._maybe_restored(now_ns)
         else:
             raise RemoteProtocolError(f"a frame of type {kind} has no place here")
 
@@ -223,7 +234,7 @@ class Receiver:
 
     def compared(self, session: Session, frame: wire.Frame, equal: bytes) -> None:
         """The answer to `on_compare`: a byte a region, 1 where it is equal."""
-        if self.sessions.get(session.processor) is session:
+        if self._is_current(session):
             session.compares -= 1
             _, flags, volume, sequence, a, b, _, _ = frame
             session.peer.send(
@@ -251,7 +262,7 @@ class Receiver:
 
     def lost(self, session: Session, reason: str) -> None:
         """The session's connection is gone."""
-        if self.sessions.get(session.processor) is session:
+        if self._is_current(session):
             self.end(session.processor, reason)
 
     def end_all(self, reason: str) -> None:
@@ -305,6 +316,35 @@ class Receiver:
         self.sealed = self._probe_position
         self._probe_position = 0
 
+    # -- restoring production
+
+    def restore(self, position: int, now_ns: int) -> None:
+        """Restore production to an image: one span, whose end is the first image after it. Raises
+        JournalError.
+        """
+        self.note(Note.RESTORE, {"position": position}, now_ns)
+        self.open_span()
+
+    def _maybe_restore(self) -> None:
+        """A processor is told only once the order survives a loss of power, and when its store is known
+        whole.
+        """
+        position = self._restoring_durably
+        if position is None:
+            return
+        for session in self.sessions.values():
+            if session.ended and not session.restore_begun:
+                session.restore_begun = True
+                session.peer.send(wire.frame(wire.RESTORE, a=position))
+
+    def _maybe_restored(self, now_ns: int) -> None:
+        sessions = [self.sessions.get(name) for name in self.state.processors]
+        if all(session is not None and session.restored for session in sessions):
+            self._restoring_durably = None
+            self.note(Note.RESTORED, {}, now_ns)
+            self._unblocks += [session for session in sessions if session is not None]
+            self._maybe_end_span(now_ns)
+
     # -- durability
 
     @property
@@ -320,19 +360,29 @@ class Receiver:
             self.note(Note.SEAL, {"position": self.sealed}, now_ns)
         received = [(session, session.sequence) for session in self.sessions.values() if session.started]
         welcomes, self._hellos = self._hellos, []
-        return SyncInFlight(self.log.begin_sync(), self.state.seal, welcomes, received)
+        unblocks, self._unblocks = self._unblocks, []
+        return SyncInFlight(
+            self.log.begin_sync(), self.state.seal, self.state.restoring, welcomes, received, unblocks
+        )
 
     def finish_sync(self, sync: SyncInFlight) -> None:
-        """The flush succeeded: acknowledge, offer, and answer hellos that waited."""
+        """The flush succeeded: acknowledge, offer, and answer what waited for it."""
         self.log.finish_sync(sync.ticket)
         self.offered = max(self.offered, sync.seal)
         for session, sequence in sync.received:
-            if session.durable < sequence and self.sessions.get(session.processor) is session:
+            if session.durable < sequence and self._is_current(session):
                 session.durable = sequence
                 session.peer.send(wire.frame(wire.DURABLE, sequence=sequence))
-        for session in sync.welcomes:
-            if self.sessions.get(session.processor) is session:
-                self._welcome(session)
+        for session in filter(self._is_current, sync.welcomes):
+            self._welcome(session)
+        for session in filter(self._is_current, sync.unblocks):
+            session.peer.send(wire.frame(wire.UNBLOCK))
+        if sync.restoring is not None and sync.restoring == self.state.restoring:
+            self._restoring_durably = sync.restoring
+            self._maybe_restore()
+
+    def _is_current(self, session: Session) -> bool:
+        return self.sessions.get(session.processor) is session
 
     def _welcome(self, session: Session) -> None:
         processor = self.state.processors.get(session.processor)
@@ -348,6 +398,6 @@ class Receiver:
             if processor is None
             else "both sides lost what was not durable"
         )
-        welcome = messages.Welcome(full_sweep=sweep, reason=reason)
+        welcome = messages.Welcome(full_sweep=sweep, reason=reason, restoring=self.state.restoring)
         session.welcomed = True
         session.peer.send(wire.frame(wire.WELCOME, a=session.number, payload=welcome.encode()))

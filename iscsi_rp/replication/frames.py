@@ -32,12 +32,12 @@ END: Final = 7  # the resynchronisation of this session is complete
 ANSWER: Final = 8  # a: the probe's number
 FETCH: Final = 9  # a: offset, b: length of the image being restored; sequence: chosen by the asker
 RESTORED: Final = 10  # a: the image's position
-ALERT: Final = 11  # payload: Alert
+BLOCKED: Final = 11  # a: position; hosts have no access, and every write of theirs is received
 
 # Appliance to array.
 GROUPS: Final = 64  # payload: Groups
 WELCOME: Final = 65  # a: session; payload: Welcome
-REGIONS: Final = 66  # payload: (first region, count) pairs, before the WELCOME or RESTORE that they belong to
+REGIONS: Final = 66  # payload: (first region, count) pairs, before the WELCOME or TOUCHED that they belong to
 RECEIVED: Final = 67  # sequence: every write up to it is in the log
 DURABLE: Final = 68  # sequence: every write up to it is durable in the log
 PROBE: Final = 69  # a: number; answered by whoever still splits
@@ -48,6 +48,8 @@ PAUSE: Final = 71  # payload: Alert
 REFUSED: Final = 72  # payload: Alert
 RESTORE: Final = 73  # a: position of the image that production returns to
 DATA: Final = 74  # sequence, a, b of the FETCH it answers; payload: the bytes
+UNBLOCK: Final = 75  # a: position; the RESTORED is durable: hosts may have production back
+TOUCHED: Final = 76  # a: position; the REGIONS before it are all that was written after it
 
 # Kinds of a WRITE. The journal uses the same numbers.
 KIND_DATA: Final = 1
@@ -64,7 +66,7 @@ DIGEST_BYTES: Final = 16
 
 Frame: TypeAlias = tuple[int, int, int, int, int, int, bytes, int]
 
-_TYPES: Final = frozenset((*range(ANNOUNCE, ALERT + 1), *range(GROUPS, DATA + 1)))
+_TYPES: Final = frozenset((*range(ANNOUNCE, BLOCKED + 1), *range(GROUPS, TOUCHED + 1)))
 _pack = HEADER.pack
 _unpack_from = HEADER.unpack_from
 _crc = google_crc32c.value

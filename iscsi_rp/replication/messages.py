@@ -77,6 +77,8 @@ class Hello(Message):
 
 class Welcome(Message):
     version: int = VERSION
+    restoring: int | None = None
+    "Production is being restored to this position: hosts stay blocked."
     full_sweep: bool
     "Nothing that either side remembers covers the difference: compare everything."
     reason: str = ""

@@ -239,8 +239,14 @@ class Core:
         """Regions that the appliance cannot vouch for, before its welcome."""
         self.marks.mark(keys)
 
-    def welcome(self, session: int, sweep: Iterable[int]) -> None:
-        """The appliance answered the hello; volumes in `sweep` need a full sweep."""
+    def welcome(self, session: int, sweep: Iterable[int], took_over: bool) -> None:
+        """The appliance answered the hello; volumes in `sweep` need a full sweep.
+
+        `took_over` says whether the hello asked for the since-stored set.
+        """
+        if self.fresh and not took_over:
+            self.end_session("the since-stored set is needed after all")
+            return
         for volume in sweep:
             self.marks.mark_all(volume)
         self._welcomed_session = session

@@ -128,10 +128,10 @@ class GroupSplitter:
             self.core.end_session(error.message)
         self._pump()
 
-    def welcome(self, session: int, full_sweep: bool, connection: Connection) -> None:
+    def welcome(self, session: int, full_sweep: bool, took_over: bool, connection: Connection) -> None:
         """The appliance answered the hello that went over `connection`."""
         self.connection = connection
-        self.core.welcome(session, range(len(self.volumes)) if full_sweep else ())
+        self.core.welcome(session, range(len(self.volumes)) if full_sweep else (), took_over)
         self._pump()
 
     def disconnected(self, connection: Connection, reason: str) -> None:

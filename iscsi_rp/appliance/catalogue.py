@@ -1,0 +1,147 @@
+"""What an appliance knows for good: its cluster, its groups, and the replication sets in them."""
+
+import sqlite3
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final, Self
+from uuid import uuid4
+
+from iscsi_rp.control.database import Database
+from iscsi_rp.errors import ConflictError, NotFoundError
+
+SCHEMA_VERSION: Final = 1
+
+_SCHEMA: Final = """
+CREATE TABLE cluster (cluster_id TEXT NOT NULL);
+CREATE TABLE consistency_group (
+    group_id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, journal_bytes INTEGER NOT NULL,
+    directory TEXT NOT NULL UNIQUE);
+CREATE TABLE group_flag (
+    group_id TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE, flag TEXT NOT NULL,
+    PRIMARY KEY (group_id, flag));
+CREATE TABLE replication_set (
+    group_id TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE, place INTEGER NOT NULL,
+    array_id TEXT NOT NULL, volume_uuid TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
+    copy_path TEXT NOT NULL UNIQUE, PRIMARY KEY (group_id, place), UNIQUE (array_id, volume_uuid));
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class ReplicationSet:
+    """A production volume and its copy volume."""
+
+    index: int
+    "The volume's number in the records of the group's log: 16 bits."
+    array_id: str
+    volume_uuid: str
+    name: str
+    size_bytes: int
+    copy_path: Path
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    group_id: str
+    name: str
+    journal_bytes: int
+    directory: Path
+    "Of journal and base."
+    sets: tuple[ReplicationSet, ...]
+    flags: frozenset[str] = frozenset()
+
+
+class Catalogue:
+    """Each change is durable when the method returns. That takes a flush of the disk: not on the event loop."""
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        with database.transaction() as db:
+            if db.execute("SELECT count(*) FROM cluster").fetchone() == (0,):
+                db.execute("INSERT INTO cluster VALUES (?)", (str(uuid4()),))
+            (self.cluster_id,) = db.execute("SELECT cluster_id FROM cluster").fetchone()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """See `Database.open` for the errors."""
+        return cls(Database.open(path, _SCHEMA, SCHEMA_VERSION))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def groups(self) -> list[Group]:
+        """By name."""
+        with self._database.transaction() as db:
+            rows = db.execute(
+                "SELECT group_id, name, journal_bytes, directory FROM consistency_group ORDER BY name"
+            ).fetchall()
+            return [
+                Group(
+                    group_id, name, journal_bytes, Path(directory), _sets(db, group_id), _flags(db, group_id)
+                )
+                for group_id, name, journal_bytes, directory in rows
+            ]
+
+    def add_group(self, group: Group) -> None:
+        """ConflictError: its name or directory is taken, or a volume or copy is in another group."""
+        try:
+            with self._database.transaction() as db:
+                db.execute(
+                    "INSERT INTO consistency_group VALUES (?, ?, ?, ?)",
+                    (group.group_id, group.name, group.journal_bytes, str(group.directory)),
+                )
+                db.executemany(
+                    "INSERT INTO replication_set VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    [
+                        (
+                            group.group_id,
+                            s.index,
+                            s.array_id,
+                            s.volume_uuid,
+                            s.name,
+                            s.size_bytes,
+                            str(s.copy_path),
+                        )
+                        for s in group.sets
+                    ],
+                )
+                db.executemany(
+                    "INSERT INTO group_flag VALUES (?, ?)",
+                    [(group.group_id, flag) for flag in sorted(group.flags)],
+                )
+        except sqlite3.IntegrityError as error:
+            raise ConflictError(
+                f"group {group.name!r}, or one of its volumes or copies, is there already"
+            ) from error
+
+    def remove_group(self, group_id: str) -> None:
+        with self._database.transaction() as db:
+            removed = db.execute("DELETE FROM consistency_group WHERE group_id = ?", (group_id,))
+            if removed.rowcount != 1:
+                raise NotFoundError(f"there is no group {group_id}")
+
+    def set_flag(self, group_id: str, flag: str, on: bool) -> None:
+        with self._database.transaction() as db:
+            if (
+                db.execute("SELECT 1 FROM consistency_group WHERE group_id = ?", (group_id,)).fetchone()
+                is None
+            ):
+                raise NotFoundError(f"there is no group {group_id}")
+            change = "INSERT OR IGNORE INTO group_flag VALUES (?, ?)"
+            if not on:
+                change = "DELETE FROM group_flag WHERE group_id = ? AND flag = ?"
+            db.execute(change, (group_id, flag))
+
+
+def _sets(db: sqlite3.Connection, group_id: str) -> tuple[ReplicationSet, ...]:
+    rows = db.execute(
+        "SELECT place, array_id, volume_uuid, name, size_bytes, copy_path FROM replication_set"
+        " WHERE group_id = ? ORDER BY place",
+        (group_id,),
+    )
+    return tuple(ReplicationSet(*row, copy_path=Path(copy_path)) for *row, copy_path in rows)
+
+
+def _flags(db: sqlite3.Connection, group_id: str) -> frozenset[str]:
+    return frozenset(
+        flag for (flag,) in db.execute("SELECT flag FROM group_flag WHERE group_id = ?", (group_id,))
+    )

@@ -1,0 +1,242 @@
+"""What an array knows for good: itself, its volumes, and the groups of appliances they are attached to."""
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import Final, Self
+from uuid import UUID, uuid4
+
+from iscsi_rp.control.database import Database
+from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.errors import ConflictError, NotFoundError
+
+SCHEMA_VERSION: Final = 1
+MAX_LUNS: Final = 256
+"LUNs of one target: single level addressing by peripheral device (SAM-5 4.7.7.2)."
+
+_SCHEMA: Final = """
+CREATE TABLE array (array_id TEXT NOT NULL, restarts INTEGER NOT NULL);
+CREATE TABLE volume (
+    uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, lun INTEGER NOT NULL UNIQUE, kind TEXT NOT NULL,
+    path TEXT UNIQUE, size_bytes INTEGER NOT NULL, block_size INTEGER NOT NULL,
+    sweep_needed INTEGER NOT NULL);
+CREATE TABLE attachment (
+    group_id TEXT PRIMARY KEY, group_name TEXT NOT NULL UNIQUE, cluster_id TEXT NOT NULL, state TEXT NOT NULL,
+    restore_position INTEGER);
+CREATE TABLE attached_volume (
+    group_id TEXT NOT NULL REFERENCES attachment ON DELETE CASCADE, place INTEGER NOT NULL,
+    volume_uuid TEXT NOT NULL UNIQUE REFERENCES volume, PRIMARY KEY (group_id, place));
+"""
+
+
+def naa_of(uuid: str) -> str:
+    """32 hexadecimal digits: NAA type 6 (SPC-4 7.8.6.6) with the company id 001405 and 25 digits of the UUID.
+
+    001405 is what LIO uses. It is taken so that what initiators know of Linux targets (claim rules of ESXi,
+    device tables of multipath) holds here too.
+    """
+    return "6001405" + UUID(uuid).hex[:25]
+
+
+@dataclass(frozen=True, slots=True)
+class VolumeRow:
+    uuid: str
+    name: str
+    lun: int
+    kind: VolumeKind
+    path: Path | None
+    size_bytes: int
+    block_size: int
+    sweep_needed: bool = False
+    "Its dirty map cannot be trusted: only a full sweep finds what differs from the copy."
+
+    @property
+    def naa(self) -> str:
+        return naa_of(self.uuid)
+
+
+class AttachmentState(StrEnum):
+    ATTACHED = "ATTACHED"
+    RESTORING = "RESTORING"
+    "Hosts are blocked until production is recovered; this survives a restart."
+
+
+@dataclass(frozen=True, slots=True)
+class Attachment:
+    """A consistency group of an appliance, with the volumes in the group's order."""
+
+    group_id: str
+    group_name: str
+    cluster_id: str
+    volumes: tuple[str, ...]
+    "UUIDs"
+    state: AttachmentState = AttachmentState.ATTACHED
+    restore_position: int | None = None
+    "The image, while RESTORING."
+
+
+class Catalogue:
+    """Each change is durable when the method returns. That takes a flush of the disk: not on the event
+    loop.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+        with database.transaction() as db:
+            if db.execute("SELECT count(*) FROM array").fetchone() == (0,):
+                db.execute("INSERT INTO array VALUES (?, 0)", (str(uuid4()),))
+            (self.array_id,) = db.execute("SELECT array_id FROM array").fetchone()
+
+    @classmethod
+    def open(cls, path: Path) -> Self:
+        """See `Database.open` for the errors."""
+        return cls(Database.open(path, _SCHEMA, SCHEMA_VERSION))
+
+    def close(self) -> None:
+        self._database.close()
+
+    def count_restart(self) -> int:
+        """The number of this start of the array: 1 is its first."""
+        with self._database.transaction() as db:
+            db.execute("UPDATE array SET restarts = restarts + 1")
+            (restarts,) = db.execute("SELECT restarts FROM array").fetchone()
+        return int(restarts)
+
+    def volumes(self) -> list[VolumeRow]:
+        """By LUN."""
+        with self._database.transaction() as db:
+            rows = db.execute(
+                "SELECT uuid, name, lun, kind, path, size_bytes, block_size, sweep_needed"
+                " FROM volume ORDER BY lun"
+            ).fetchall()
+        return [_volume(*row) for row in rows]
+
+    def add_volume(
+        self, name: str, kind: VolumeKind, path: Path | None, size_bytes: int, block_size: int
+    ) -> VolumeRow:
+        """A new volume, with a new UUID and the lowest free LUN.
+
+        ConflictError: name or path is taken, or no LUN is free.
+        """
+        with (
+            _taken(f"there is a volume {name!r}, or one at {path}, already"),
+            self._database.transaction() as db,
+        ):
+            used = {lun for (lun,) in db.execute("SELECT lun FROM volume")}
+            lun = next((lun for lun in range(MAX_LUNS) if lun not in used), None)
+            if lun is None:
+                raise ConflictError(f"the array has {MAX_LUNS} volumes, and no LUN is free")
+            row = VolumeRow(str(uuid4()), name, lun, kind, path, size_bytes, block_size)
+            db.execute(
+                "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                (
+                    row.uuid,
+                    name,
+                    lun,
+                    kind.value,
+                    None if path is None else str(path),
+                    size_bytes,
+                    block_size,
+                ),
+            )
+        return row
+
+    def remove_volume(self, uuid: str) -> None:
+        """ConflictError: it is attached to a group."""
+        with _taken("the volume is in a group"), self._database.transaction() as db:
+            _expect_one(db.execute("DELETE FROM volume WHERE uuid = ?", (uuid,)), "volume", uuid)
+
+    def set_sweep_needed(self, uuid: str, needed: bool) -> None:
+        with self._database.transaction() as db:
+            _expect_one(
+                db.execute("UPDATE volume SET sweep_needed = ? WHERE uuid = ?", (needed, uuid)),
+                "volume",
+                uuid,
+            )
+
+    def attachments(self) -> list[Attachment]:
+        """By name of the group."""
+        with self._database.transaction() as db:
+            rows = db.execute(
+                "SELECT group_id, group_name, cluster_id, state, restore_position"
+                " FROM attachment ORDER BY group_name"
+            ).fetchall()
+            volumes = db.execute(
+                "SELECT group_id, volume_uuid FROM attached_volume ORDER BY place"
+            ).fetchall()
+        return [
+            Attachment(
+                group_id,
+                group_name,
+                cluster_id,
+                tuple(uuid for of_group, uuid in volumes if of_group == group_id),
+                AttachmentState(state),
+                restore_position,
+            )
+            for group_id, group_name, cluster_id, state, restore_position in rows
+        ]
+
+    def attach(self, attachment: Attachment) -> None:
+        """ConflictError: the group is attached, or a volume is in another. NotFoundError: no such volume."""
+        a = attachment
+        with (
+            _taken(f"group {a.group_name!r}, or one of its volumes, is attached already"),
+            self._database.transaction() as db,
+        ):
+            for uuid in a.volumes:
+                if db.execute("SELECT 1 FROM volume WHERE uuid = ?", (uuid,)).fetchone() is None:
+                    raise NotFoundError(f"there is no volume {uuid}")
+            db.execute(
+                "INSERT INTO attachment VALUES (?, ?, ?, ?, ?)",
+                (a.group_id, a.group_name, a.cluster_id, a.state.value, a.restore_position),
+            )
+            db.executemany(
+                "INSERT INTO attached_volume VALUES (?, ?, ?)",
+                [(a.group_id, place, uuid) for place, uuid in enumerate(a.volumes)],
+            )
+
+    def set_attachment_state(
+        self, group_id: str, state: AttachmentState, restore_position: int | None = None
+    ) -> None:
+        with self._database.transaction() as db:
+            changed = db.execute(
+                "UPDATE attachment SET state = ?, restore_position = ? WHERE group_id = ?",
+                (state.value, restore_position, group_id),
+            )
+            _expect_one(changed, "group", group_id)
+
+    def detach(self, group_id: str) -> None:
+        with self._database.transaction() as db:
+            _expect_one(
+                db.execute("DELETE FROM attachment WHERE group_id = ?", (group_id,)), "group", group_id
+            )
+
+
+def _volume(
+    uuid: str,
+    name: str,
+    lun: int,
+    kind: str,
+    path: str | None,
+    size_bytes: int,
+    block_size: int,
+    sweep_needed: int,
+) -> VolumeRow:
+    place = None if path is None else Path(path)
+    return VolumeRow(uuid, name, lun, VolumeKind(kind), place, size_bytes, block_size, bool(sweep_needed))
+
+
+@contextmanager
+def _taken(message: str) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.IntegrityError as error:
+        raise ConflictError(message) from error
+
+
+def _expect_one(cursor: sqlite3.Cursor, kind: str, key: str) -> None:
+    if cursor.rowcount != 1:
+        raise NotFoundError(f"there is no {kind} {key}")
