@@ -51,7 +51,7 @@ class Group:
 
 
 class Catalogue:
-    """Each change is durable when the method returns. That takes a flush of the disk: not on the event loop."""
+    """Each change is durable when the method returns. That flushes a disk: not on the event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
@@ -138,7 +138,10 @@ def _sets(db: sqlite3.Connection, group_id: str) -> tuple[ReplicationSet, ...]:
         " WHERE group_id = ? ORDER BY place",
         (group_id,),
     )
-    return tuple(ReplicationSet(*row, copy_path=Path(copy_path)) for *row, copy_path in rows)
+    return tuple(
+        ReplicationSet(place, array_id, volume_uuid, name, size_bytes, Path(copy_path))
+        for place, array_id, volume_uuid, name, size_bytes, copy_path in rows
+    )
 
 
 def _flags(db: sqlite3.Connection, group_id: str) -> frozenset[str]:

@@ -79,9 +79,7 @@ class Attachment:
 
 
 class Catalogue:
-    """Each change is durable when the method returns. That takes a flush of the disk: not on the event
-    loop.
-    """
+    """Each change is durable when the method returns. That flushes a disk: not on the event loop."""
 
     def __init__(self, database: Database) -> None:
         self._database = database

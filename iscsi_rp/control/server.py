@@ -59,10 +59,10 @@ class ApiServer:
 
 
 def _listen(path: Path) -> socket.socket:
-    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
     _clear(path)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         # bind gives the file the mode of the socket, so nobody else can connect even for a moment.
         os.fchmod(listener.fileno(), 0o600)
         listener.bind(str(path))

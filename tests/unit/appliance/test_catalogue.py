@@ -1,0 +1,61 @@
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from iscsi_rp.appliance.catalogue import Catalogue, Group, ReplicationSet
+from iscsi_rp.errors import ConflictError, NotFoundError
+
+DATA = ReplicationSet(0, "array", "uuid-1", "data", 1 << 30, Path("/c/data.img"))
+LOG = ReplicationSet(1, "array", "uuid-2", "log", 1 << 20, Path("/c/log.img"))
+DB = Group("id-1", "db", 10 << 30, Path("/g/id-1"), (DATA, LOG))
+
+
+def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    cluster_id = catalogue.cluster_id
+    catalogue.add_group(DB)
+    catalogue.set_flag("id-1", "paused", True)
+    catalogue.close()
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    assert catalogue.cluster_id == cluster_id
+    assert catalogue.groups() == [replace(DB, flags=frozenset({"paused"}))]
+
+
+def test_flags_are_set_and_taken_back(tmp_path: Path) -> None:
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    catalogue.add_group(replace(DB, flags=frozenset({"a", "b"})))
+    catalogue.set_flag("id-1", "a", True)
+    catalogue.set_flag("id-1", "b", False)
+    assert catalogue.groups()[0].flags == {"a"}
+    with pytest.raises(NotFoundError):
+        catalogue.set_flag("id-2", "a", True)
+
+
+@pytest.mark.parametrize(
+    "second",
+    [
+        replace(DB, group_id="id-2", directory=Path("/g/id-2"), sets=()),
+        replace(DB, group_id="id-2", name="other", sets=()),
+        Group("id-2", "other", 1, Path("/g/id-2"), (replace(DATA, copy_path=Path("/c/new.img")),)),
+        Group("id-2", "other", 1, Path("/g/id-2"), (replace(DATA, volume_uuid="uuid-3"),)),
+    ],
+    ids=["name", "directory", "volume", "copy"],
+)
+def test_name_directory_volume_and_copy_belong_to_one_group(tmp_path: Path, second: Group) -> None:
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    catalogue.add_group(DB)
+    with pytest.raises(ConflictError):
+        catalogue.add_group(second)
+    assert catalogue.groups() == [DB]
+
+
+def test_a_removed_group_leaves_nothing_behind(tmp_path: Path) -> None:
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    catalogue.add_group(replace(DB, flags=frozenset({"paused"})))
+    catalogue.remove_group("id-1")
+    catalogue.add_group(DB)
+    assert catalogue.groups() == [DB]
+    catalogue.remove_group("id-1")
+    with pytest.raises(NotFoundError):
+        catalogue.remove_group("id-1")

@@ -1,0 +1,76 @@
+import sqlite3
+from pathlib import Path
+
+import pytest
+
+from iscsi_rp.control.database import CatalogueError, Database
+from iscsi_rp.errors import ConfigError, ConflictError
+
+SCHEMA = "CREATE TABLE thing (name TEXT PRIMARY KEY)"
+
+
+def add(database: Database, *names: str) -> None:
+    with database.transaction() as db:
+        for name in names:
+            db.execute("INSERT INTO thing VALUES (?)", (name,))
+
+
+def names(database: Database) -> list[str]:
+    with database.transaction() as db:
+        return [name for (name,) in db.execute("SELECT name FROM thing ORDER BY name")]
+
+
+def test_a_transaction_is_there_as_a_whole_or_not_at_all(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "c.db", SCHEMA, 1)
+    add(database, "kept")
+    with pytest.raises(sqlite3.IntegrityError):
+        add(database, "dropped", "kept")
+    database.close()
+    database = Database.open(tmp_path / "c.db", SCHEMA, 1)
+    assert names(database) == ["kept"]
+
+
+def test_a_commit_is_flushed(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "c.db", SCHEMA, 1)
+    with database.transaction() as db:
+        assert db.execute("PRAGMA synchronous").fetchone() == (2,)
+        assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "c.db", SCHEMA, 1)
+    with pytest.raises(ConflictError, match="in use"):
+        Database.open(tmp_path / "c.db", SCHEMA, 1)
+    database.close()
+    Database.open(tmp_path / "c.db", SCHEMA, 1).close()
+
+
+def test_a_newer_schema_is_refused_and_left_alone(tmp_path: Path) -> None:
+    Database.open(tmp_path / "c.db", SCHEMA, 2).close()
+    before = (tmp_path / "c.db").read_bytes()
+    with pytest.raises(ConfigError, match="version 2"):
+        Database.open(tmp_path / "c.db", SCHEMA, 1)
+    assert (tmp_path / "c.db").read_bytes() == before
+
+
+def test_what_is_no_catalogue_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "c.db"
+    path.write_bytes(b"no database at all" * 100)
+    with pytest.raises(CatalogueError, match="damaged"):
+        Database.open(path, SCHEMA, 1)
+    assert path.read_bytes() == b"no database at all" * 100
+
+
+def test_errors_of_sqlite_have_our_type(tmp_path: Path) -> None:
+    database = Database.open(tmp_path / "c.db", SCHEMA, 1)
+    with pytest.raises(CatalogueError, match="no such table"), database.transaction() as db:
+        db.execute("SELECT * FROM absent")
+    with pytest.raises(sqlite3.IntegrityError), database.transaction() as db:
+        db.execute("INSERT INTO thing VALUES ('a'), ('a')")
+    assert names(database) == []
+
+
+def test_a_folder_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(CatalogueError, match="file"):
+        Database.open(tmp_path / "file" / "c.db", SCHEMA, 1)
