@@ -11,7 +11,7 @@ from typing import Any, Final, Protocol
 
 import structlog
 
-from iscsi_rp.clock import monotonic_s
+from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.device import FLUSH, READ, BlockDevice, Done, Io, IoError, Result
 from iscsi_rp.replication.digests import region_digests
 from iscsi_rp.replication.frames import Frame, RemoteProtocolError
@@ -20,6 +20,7 @@ from iscsi_rp.splitter.device import SplitDevice
 from iscsi_rp.splitter.effects import MapBlock, RegionRead
 from iscsi_rp.splitter.map_file import MapFile
 from iscsi_rp.splitter.region_map import RegionMap
+from iscsi_rp.splitter.resync import Verification
 
 TICK_S: Final = 0.25
 STORED_EVERY_S: Final = 3.0
@@ -47,6 +48,30 @@ class Volume:
     name: str
     store: BlockDevice
     map_file: MapFile
+    sweep_ordered: bool = False
+    "The second place says that the map cannot be trusted."
+
+
+def load_maps(volumes: Sequence[Volume]) -> tuple[list[RegionMap], list[str]]:
+    """The region maps of `volumes`, and why some of them need a full sweep. Blocks; leaves the map files
+    open.
+
+    Raises OSError where a map can neither be read nor begun: such a volume cannot be protected.
+    """
+    maps, reasons = [], []
+    for volume in volumes:
+        region_map = RegionMap(volume.uuid, volume.store.size)
+        reason = volume.map_file.load(region_map)
+        if reason is None and volume.sweep_ordered:
+            reason = "an earlier write of the dirty map had failed"
+            region_map.mark_all()
+        if reason is not None:
+            reasons.append(f"{volume.name}: {reason}")
+            volume.map_file.create_durably(region_map)
+            region_map.changed.clear()
+            region_map.made_durable(range(region_map.regions))
+        maps.append(region_map)
+    return maps, reasons
 
 
 class GroupSplitter:
@@ -58,33 +83,23 @@ class GroupSplitter:
         self,
         name: str,
         volumes: Sequence[Volume],
+        maps: Sequence[RegionMap],
         split_timeout_s: float,
         order_sweep: Callable[[int, bool], None],
     ) -> None:
-        """Loads the dirty maps (blocks; daemons do it before they serve).
+        """`maps` are as `load_maps` gave them.
 
         `order_sweep(volume, due)` durably notes, in a second place, that the map of a volume could not be
         written, or that it could again; it may raise, and then writes that need a mark fail.
         """
         self.name = name
         self.volumes = volumes
-        maps = []
-        self._sweep_reasons: list[str] = []
-        for volume in volumes:
-            region_map = RegionMap(volume.uuid, volume.store.size)
-            reason = volume.map_file.load(region_map)
-            if reason is not None:
-                self._sweep_reasons.append(f"{volume.name}: {reason}")
-                volume.map_file.create_durably(region_map)
-                region_map.changed.clear()
-                region_map.made_durable(range(region_map.regions))
-            maps.append(region_map)
         self.core = Core(maps, split_timeout_s)
         self.devices = [SplitDevice(self, index, volume.store) for index, volume in enumerate(volumes)]
         self.last_error: str | None = None
         self.connection: Connection | None = None
         self._order_sweep = order_sweep
-        self._sweeps_ordered: set[int] = set()
+        self._sweeps_ordered = {index for index, volume in enumerate(volumes) if volume.sweep_ordered}
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(2, f"split-{name}")
         self._pumping = False
@@ -96,6 +111,8 @@ class GroupSplitter:
         self._last_unreadable_s = 0.0
         self._written = [False] * len(volumes)
         self._closed = False
+        self._mode = self.core.mode
+        self.mode_since_ns = utc_ns()
 
     # -- from the devices
 
@@ -117,6 +134,11 @@ class GroupSplitter:
             self._pump()
 
         self.volumes[volume].store.submit([(FLUSH, 0, 0, None, False, None)], done)
+
+    def verify(self, verification: Verification) -> None:
+        """Compare every region with its copy; `verification` follows it."""
+        self.core.resync.verify(verification)
+        self._pump()
 
     # -- from the link
 
@@ -181,6 +203,10 @@ class GroupSplitter:
                         done(results)
         finally:
             self._pumping = False
+        if core.mode is not self._mode:
+            _log.info("splitter", group=self.name, mode=core.mode.value, before=self._mode.value)
+            self._mode = core.mode
+            self.mode_since_ns = utc_ns()
         self._arm()
 
     def _stored(self, results: Sequence[tuple[Any, Result]]) -> None:

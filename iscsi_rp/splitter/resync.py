@@ -94,6 +94,8 @@ class Resync:
         self.unreadable: set[int] = set()
         "The store could not read these; they stay marked and are tried again by `retry_unreadable`."
         self.verification: Verification | None = None
+        self.total = 0
+        "Regions that were to be sent when the session started."
 
     # -- life of a session
 
@@ -101,6 +103,7 @@ class Resync:
         """The session has started."""
         for region_map in self._core.marks.maps:
             region_map.resend_marked()
+        self.total = sum(region_map.to_send for region_map in self._core.marks.maps)
 
     def abandon(self) -> None:
         """The session is over: everything sent and not cleared is still marked and will be sent again."""

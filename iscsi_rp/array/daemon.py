@@ -1,0 +1,71 @@
+"""The array's composition root: one storage processor, from its configuration to its portals."""
+
+import asyncio
+import contextlib
+import signal
+from typing import Final
+
+import structlog
+
+from iscsi_rp.array.catalogue import Catalogue
+from iscsi_rp.array.protection import Protection
+from iscsi_rp.array.service import Service
+from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.control.array_api import array_app
+from iscsi_rp.control.config import Config
+from iscsi_rp.control.server import ApiServer
+from iscsi_rp.frontend import IscsiServer
+
+GRACE_S: Final = 5.0
+"For commands in flight, at the end."
+
+_log = structlog.get_logger(__name__)
+
+
+async def run(config: Config, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Raises the errors of the configuration, the catalogue and the portals."""
+    state = config.array_state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with contextlib.AsyncExitStack() as stack:
+        catalogue = await asyncio.to_thread(Catalogue.open, state / "catalogue.db")
+        stack.callback(catalogue.close)
+        catalogue.count_restart()
+        volumes = {row.uuid: ServedVolume(row, state / "maps") for row in catalogue.volumes()}
+
+        async def close_volumes() -> None:
+            for volume in volumes.values():
+                await volume.close()
+
+        stack.push_async_callback(close_volumes)
+        protection = Protection(
+            catalogue, volumes, config.replication_socket, config.array.name, config.array.split_timeout_s
+        )
+        stack.push_async_callback(protection.stop)
+        # Splitters before portals: no write of a host may find a protected volume without one.
+        await protection.start()
+        server = IscsiServer()
+        server.add_target(config.array.iqn, {volume.row.lun: volume.unit for volume in volumes.values()})
+        service = Service(config.array.name, config.array.iqn, state, catalogue, server, volumes, protection)
+        stack.push_async_callback(service.stop)
+        stack.push_async_callback(server.close, GRACE_S)
+        for portal in config.array.portals:
+            host, port = await server.listen(portal.host, portal.port)
+            service.portals.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        api = ApiServer(array_app(service), config.array_socket)
+        await api.start()
+        stack.push_async_callback(api.stop)
+        _log.info("array serves", name=config.array.name, portals=service.portals, iqn=config.array.iqn)
+        await stop.wait()
+
+
+def main(config: Config) -> int:
+    """Run in the foreground until SIGTERM or SIGINT; the exit code."""
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run(config, stop)
+
+    asyncio.run(until_signal())
+    return 0

@@ -1,0 +1,299 @@
+"""What the management API of an array does."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+
+from pydantic import JsonValue
+
+from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.protection import ProtectedGroup, Protection
+from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.block import create_file
+from iscsi_rp.clock import utc_ns
+from iscsi_rp.control.app import no_such
+from iscsi_rp.control.jobs import Jobs, Progress
+from iscsi_rp.control.models import (
+    Alert,
+    ArrayStatus,
+    Job,
+    Resync,
+    Session,
+    SplitterMode,
+    SplitterStatus,
+    Volume,
+    VolumeCreate,
+    VolumeKind,
+)
+from iscsi_rp.errors import ConflictError, NotFoundError, UnreachableError
+from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.replication.regions import REGION_BYTES
+from iscsi_rp.splitter.core import Mode
+from iscsi_rp.splitter.resync import Verification
+
+POLL_S: Final = 0.05
+
+
+class Service:
+    """Implements `control.array_api.ArrayService` over the daemon's parts."""
+
+    def __init__(
+        self,
+        name: str,
+        iqn: str,
+        state: Path,
+        catalogue: Catalogue,
+        server: IscsiServer,
+        volumes: dict[str, ServedVolume],
+        protection: Protection,
+    ) -> None:
+        """`volumes` are by UUID; the service adds and removes them."""
+        self._name = name
+        self._iqn = iqn
+        self._state = state
+        self._catalogue = catalogue
+        self._server = server
+        self._volumes = volumes
+        self._protection = protection
+        self._jobs = Jobs()
+        self._changing = asyncio.Lock()
+        self.portals: list[str] = []
+
+    async def stop(self) -> None:
+        await self._jobs.stop()
+
+    # -- volumes
+
+    async def list_volumes(self) -> list[Volume]:
+        return [
+            self._model(volume) for volume in sorted(self._volumes.values(), key=lambda each: each.row.lun)
+        ]
+
+    def _model(self, volume: ServedVolume) -> Volume:
+        group = self._group_of(volume)
+        return volume.model(group is not None and group.restoring)
+
+    def _group_of(self, volume: ServedVolume) -> ProtectedGroup | None:
+        return next((group for group in self._protection.groups.values() if volume in group.volumes), None)
+
+    def _volume(self, name: str) -> ServedVolume:
+        for volume in self._volumes.values():
+            if volume.row.name == name:
+                return volume
+        raise no_such("volume", name, "iscsi-rp volume list")
+
+    async def create_volume(self, request: VolumeCreate) -> Volume:
+        async with self._changing:
+            if any(volume.row.name == request.name for volume in self._volumes.values()):
+                raise ConflictError(f"there is a volume {request.name!r} already")
+            path, created = await asyncio.to_thread(self._store_for, request)
+            try:
+                row = await asyncio.to_thread(self._add, request, path)
+            except BaseException:
+                if created and path is not None:
+                    path.unlink(missing_ok=True)
+                raise
+            volume = ServedVolume(row, self._state / "maps")
+            if volume.error is not None:
+                await asyncio.to_thread(self._catalogue.remove_volume, row.uuid)
+                if created and path is not None:
+                    path.unlink(missing_ok=True)
+                raise ConflictError(volume.error)
+            self._volumes[row.uuid] = volume
+            self._server.set_lun(self._iqn, row.lun, volume.unit)
+            self._protection.announce()
+            return self._model(volume)
+
+    def _store_for(self, request: VolumeCreate) -> tuple[Path | None, bool]:
+        """The path of the new volume's store, and whether it was made just now. Blocks."""
+        if request.kind is VolumeKind.MEMORY:
+            return None, False
+        path = request.path or self._state / "volumes" / f"{request.name}.img"
+        if path.exists() and request.path is not None:
+            return path, False
+        if request.kind is VolumeKind.BLOCK:
+            raise NotFoundError(f"there is no block device {path}")
+        if request.size_bytes is None:
+            raise NotFoundError(f"there is no store at {path}", hint="Give a size, and it is made.")
+        if request.path is None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        create_file(path, request.size_bytes, preallocate=request.preallocate)
+        return path, True
+
+    def _add(self, request: VolumeCreate, path: Path | None) -> VolumeRow:
+        size = request.size_bytes
+        if size is None:
+            assert path is not None
+            with path.open("rb") as store:
+                size = store.seek(0, 2) // request.block_size * request.block_size
+        if size == 0:
+            raise ConflictError(
+                f"the store at {path} is empty", hint="Give a size for a new one at another path."
+            )
+        return self._catalogue.add_volume(request.name, request.kind, path, size, request.block_size)
+
+    async def delete_volume(self, name: str, destroy: bool, force: bool) -> None:
+        async with self._changing:
+            volume = self._volume(name)
+            if volume.group is not None:
+                raise ConflictError(
+                    f"volume {name!r} is in group {volume.group!r}",
+                    hint=f"Delete the group first: `iscsi-rp group delete {volume.group}`.",
+                )
+            if not force and self._server.sessions():
+                raise ConflictError(
+                    f"initiators are logged in, and may use volume {name!r}",
+                    hint="Log them out, or delete it with --force.",
+                )
+            await asyncio.to_thread(self._catalogue.remove_volume, volume.row.uuid)
+            self._server.set_lun(self._iqn, volume.row.lun, None)
+            del self._volumes[volume.row.uuid]
+            self._protection.announce()
+            await volume.close()
+            if destroy and volume.row.kind is VolumeKind.FILE and volume.row.path is not None:
+                await asyncio.to_thread(volume.row.path.unlink, True)
+
+    # -- status
+
+    async def list_sessions(self) -> list[Session]:
+        return [
+            Session(
+                initiator=each.initiator,
+                target=each.target,
+                peer=each.peer,
+                commands=each.commands,
+                read_bytes=each.bytes_read,
+                written_bytes=each.bytes_written,
+            )
+            for each in self._server.sessions()
+        ]
+
+    async def status(self) -> ArrayStatus:
+        return ArrayStatus(
+            name=self._name,
+            array_id=self._catalogue.array_id,
+            iqn=self._iqn,
+            portals=self.portals,
+            volumes=await self.list_volumes(),
+            groups=[self._splitter_status(group) for group in self._protection.groups.values()],
+            sessions=await self.list_sessions(),
+            alerts=self._alerts(),
+        )
+
+    def _splitter_status(self, group: ProtectedGroup) -> SplitterStatus:
+        splitter = group.splitter
+        core = splitter.core
+        to_send = sum(each.to_send for each in core.marks.maps)
+        resync = None
+        if core.mode is Mode.RESYNCING:
+            done = max(0, core.resync.total - to_send) * REGION_BYTES
+            elapsed_s = max(1e-3, (utc_ns() - splitter.mode_since_ns) / 1e9)
+            rate = done / elapsed_s
+            left = to_send * REGION_BYTES
+            resync = Resync(
+                done_bytes=done,
+                total_bytes=core.resync.total * REGION_BYTES,
+                rate_bytes_s=rate,
+                remaining_s=left / rate if rate else None,
+            )
+        return SplitterStatus(
+            group=splitter.name,
+            appliance=self._protection.appliance or "",
+            mode=SplitterMode(core.mode.value),
+            since_ns=splitter.mode_since_ns,
+            session=core.session,
+            marked_bytes=sum(each.dirty for each in core.marks.maps) * REGION_BYTES,
+            to_sync_bytes=to_send * REGION_BYTES,
+            inflight=len(core.sent) + len(core.held),
+            resync=resync,
+            last_error=splitter.last_error if core.mode is not Mode.SPLITTING else None,
+        )
+
+    def _alerts(self) -> list[Alert]:
+        alerts = [
+            Alert(
+                code="volume-offline",
+                text=f"volume {volume.row.name!r} is offline: {volume.error}",
+                next_step="Bring its store back and start the array again.",
+            )
+            for volume in self._volumes.values()
+            if volume.error
+        ]
+        for group in self._protection.groups.values():
+            name, reason = group.splitter.name, group.splitter.last_error or "starting"
+            if group.splitter.core.mode is Mode.MARKING:
+                alerts.append(
+                    Alert(
+                        code="not-protected",
+                        text=f"group {name!r} is not protected: {reason}",
+                        next_step="Hosts go on; what they write is marked. See that the appliance runs.",
+                    )
+                )
+            if group.splitter.core.resync.unreadable:
+                alerts.append(
+                    Alert(
+                        code="store-unreadable",
+                        text=f"group {name!r}: regions of a store cannot be read and stay marked",
+                        next_step="Look at the store's medium; reading is tried again every few seconds.",
+                    )
+                )
+        for name, reason in self._protection.conflicts.items():
+            alerts.append(
+                Alert(
+                    code="cannot-attach",
+                    text=f"group {name!r} cannot be attached: {reason}",
+                    next_step="Delete the group at its appliance, or free its volumes.",
+                )
+            )
+        return alerts
+
+    # -- jobs
+
+    async def job(self, job_id: str) -> Job:
+        return self._jobs.get(job_id)
+
+    async def verify(self, group: str) -> Job:
+        for each in self._protection.groups.values():
+            if each.splitter.name == group:
+                break
+        else:
+            raise NotFoundError(
+                f"the array splits no group {group!r}", hint="`iscsi-rp group list` shows them."
+            )
+        mode = each.splitter.core.mode
+        if mode is not Mode.SPLITTING:
+            raise ConflictError(
+                f"group {group!r} is {mode.value}, and can be verified when it is SPLITTING",
+                hint="`iscsi-rp status` shows how far it is.",
+            )
+        if self._jobs.running("verify", group):
+            raise ConflictError(f"group {group!r} is being verified already")
+        return self._jobs.start("verify", group, _verification(each))
+
+
+def _verification(group: ProtectedGroup) -> Callable[[Progress], "asyncio.Future[dict[str, JsonValue]]"]:
+    async def work(progress: Progress) -> dict[str, JsonValue]:
+        resync = group.splitter.core.resync
+        verification = Verification(total=sum(each.regions for each in group.splitter.core.marks.maps))
+        progress.total = verification.total * REGION_BYTES
+        group.splitter.verify(verification)
+        while not verification.finished:
+            progress.done = verification.compared * REGION_BYTES
+            await asyncio.sleep(POLL_S)
+        resync.verification = None
+        if verification.failed is not None:
+            raise UnreachableError(f"the verification was broken off: {verification.failed}")
+        progress.done = progress.total
+        different: list[JsonValue] = [
+            {"volume": group.volumes[volume].row.name, "offset": offset}
+            for volume, offset in verification.different
+        ]
+        return {
+            "equal": not verification.differing,
+            "compared_bytes": sum(volume.row.size_bytes for volume in group.volumes),
+            "different_bytes": verification.differing * REGION_BYTES,
+            "different": different,
+        }
+
+    return lambda progress: asyncio.ensure_future(work(progress))
