@@ -1,4 +1,4 @@
-"""What both daemons' APIs have in common: how an error becomes an answer, and an answer the error again."""
+"""What both daemons' APIs have in common: how an error becomes an answer."""
 
 from importlib.metadata import version
 from typing import Final
@@ -6,9 +6,9 @@ from typing import Final
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, ValidationError
 from starlette.exceptions import HTTPException
 
+from iscsi_rp.control.error_json import complaint, error_body
 from iscsi_rp.errors import (
     ConfigError,
     ConflictError,
@@ -31,43 +31,8 @@ HTTP_STATUS: Final = {
 "The nearest class above an error decides."
 
 
-class ErrorBody(BaseModel):
-    types: list[str]
-    "Names of the error's classes, the most specific first: a client raises the first that it knows."
-    message: str
-    hint: str | None = None
-
-
-def error_body(error: Error) -> ErrorBody:
-    types = [cls.__name__ for cls in type(error).__mro__ if issubclass(cls, Error)]
-    return ErrorBody(types=types, message=error.message, hint=error.hint)
-
-
-def error_of(body: ErrorBody) -> Error:
-    known = {cls.__name__: cls for cls in _subclasses(Error)}
-    cls = next((known[name] for name in body.types if name in known), Error)
-    # A subclass may build its message from other arguments; here the message is there already.
-    error = cls.__new__(cls)
-    Error.__init__(error, body.message, hint=body.hint)
-    return error
-
-
-def _subclasses(cls: type[Error]) -> list[type[Error]]:
-    return [cls, *(below for child in cls.__subclasses__() for below in _subclasses(child))]
-
-
 def no_such(kind: str, name: str, list_command: str) -> NotFoundError:
     return NotFoundError(f"there is no {kind} {name!r}", hint=f"`{list_command}` shows those there are.")
-
-
-def complaint(error: ValidationError | RequestValidationError) -> str:
-    """A validation's errors on one line: `size_bytes: Input should be greater than 0; …`."""
-    lines = []
-    for entry in error.errors():
-        place = ".".join(str(part) for part in entry["loc"] if part not in ("body", "query", "path"))
-        reason = str(entry["msg"]).removeprefix("Value error, ")
-        lines.append(f"{place}: {reason}" if place else reason)
-    return "; ".join(lines)
 
 
 def make_app(title: str) -> FastAPI:
@@ -81,7 +46,7 @@ def make_app(title: str) -> FastAPI:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> JSONResponse:
-        return _answer(UsageError(complaint(error)))
+        return _answer(UsageError(complaint(error.errors())))
 
     @app.exception_handler(HTTPException)
     async def http(request: Request, error: HTTPException) -> JSONResponse:

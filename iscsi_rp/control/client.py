@@ -9,7 +9,7 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
-from iscsi_rp.control.app import ErrorBody, error_of
+from iscsi_rp.control.error_json import ErrorBody, error_of
 from iscsi_rp.control.models import (
     ApplianceStatus,
     ArrayStatus,

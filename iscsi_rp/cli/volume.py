@@ -1,0 +1,120 @@
+"""`iscsi-rp volume`: what the array serves."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import click
+
+from iscsi_rp.cli.output import json_option, print_facts, print_json, print_table, yes_option
+from iscsi_rp.cli.parameters import ABSOLUTE_PATH, size, volume_argument
+from iscsi_rp.cli.site import Site, pass_site
+from iscsi_rp.control.models import Volume, VolumeCreate, VolumeKind
+from iscsi_rp.units import format_size
+
+
+@click.group()
+def volume() -> None:
+    """Volumes: what hosts see as LUNs."""
+
+
+@volume.command("create")
+@click.argument("name", metavar="VOLUME")
+@click.option("--size", "size_bytes", type=size, help="As 10GiB. Default: as large as what is at --path.")
+@click.option(
+    "--kind", type=click.Choice([kind.value for kind in VolumeKind]), default="file", show_default=True
+)
+@click.option("--path", type=ABSOLUTE_PATH, help="The store. Default: a file below the array's state.")
+@click.option("--preallocate", is_flag=True, help="Take the space now, and not as it is written.")
+@click.option("--block-size", type=click.Choice(["512", "4096"]), default="512", show_default=True)
+@json_option
+@pass_site
+def create(
+    site: Site,
+    name: str,
+    size_bytes: int | None,
+    kind: str,
+    path: Path | None,
+    preallocate: bool,
+    block_size: str,
+    as_json: bool,
+) -> None:
+    """Make a volume, or serve what is at --path."""
+    request = VolumeCreate.model_validate(
+        {
+            "name": name,
+            "size_bytes": size_bytes,
+            "kind": kind,
+            "path": path,
+            "preallocate": preallocate,
+            "block_size": int(block_size),
+        }
+    )
+    made = site.array.create_volume(request)
+    if as_json:
+        print_json(made)
+    else:
+        portal = site.array.status().portals[0]
+        click.echo(f"volume {made.name}: {format_size(made.size_bytes)}, LUN {made.lun}")
+        click.echo(f"for initiators: iscsi://{portal}/{site.config.array.iqn}/{made.lun}")
+
+
+@volume.command("list")
+@json_option
+@pass_site
+def list_(site: Site, as_json: bool) -> None:
+    """List the volumes."""
+    volumes = site.array.list_volumes()
+    if as_json:
+        print_json(volumes)
+    else:
+        print_volumes(volumes)
+
+
+@volume.command("show")
+@volume_argument
+@json_option
+@pass_site
+def show(site: Site, name: str, as_json: bool) -> None:
+    """Show one volume."""
+    found = site.array.volume(name)
+    if as_json:
+        print_json(found)
+        return
+    print_facts(
+        [
+            ("volume", found.name),
+            ("state", found.state),
+            ("error", found.error),
+            ("SIZE", f"{format_size(found.size_bytes)} in blocks of {found.block_size} bytes"),
+            ("LUN", found.lun),
+            ("NAA", found.naa),
+            ("UUID", found.uuid),
+            ("kind", found.kind),
+            ("path", found.path),
+            ("group", found.group or "none"),
+        ]
+    )
+
+
+@volume.command("delete")
+@volume_argument
+@click.option("--destroy", is_flag=True, help="Remove its file too. What is in it is lost.")
+@click.option("--force", is_flag=True, help="Even while initiators use it.")
+@yes_option
+@pass_site
+def delete(site: Site, name: str, destroy: bool, force: bool, yes: bool) -> None:
+    """Stop serving a volume. Its store stays, unless --destroy is given."""
+    if not yes:
+        lost = "and destroy what is in it" if destroy else "(its store stays)"
+        click.confirm(f"delete volume {name} {lost}?", abort=True)
+    site.array.delete_volume(name, destroy, force)
+    click.echo(f"volume {name}: deleted")
+
+
+def print_volumes(volumes: Sequence[Volume]) -> None:
+    rows = [
+        (v.name, v.lun, format_size(v.size_bytes), v.kind, v.group, v.state, v.error or v.path)
+        for v in volumes
+    ]
+    columns = ("VOLUME", "LUN", "SIZE", "KIND", "GROUP", "STATE", "STORE")
+    print_table(columns, rows, "no volumes: make one by `iscsi-rp volume create NAME --size 1GiB`")
