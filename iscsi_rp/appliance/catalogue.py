@@ -16,9 +16,9 @@ CREATE TABLE cluster (cluster_id TEXT NOT NULL);
 CREATE TABLE consistency_group (
     group_id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, journal_bytes INTEGER NOT NULL,
     directory TEXT NOT NULL UNIQUE);
-CREATE TABLE group_flag (
-    group_id TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE, flag TEXT NOT NULL,
-    PRIMARY KEY (group_id, flag));
+CREATE TABLE image_access (
+    group_id TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE, position INTEGER NOT NULL,
+    writable INTEGER NOT NULL);
 CREATE TABLE replication_set (
     group_id TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE, place INTEGER NOT NULL,
     array_id TEXT NOT NULL, volume_uuid TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
@@ -40,6 +40,14 @@ class ReplicationSet:
 
 
 @dataclass(frozen=True, slots=True)
+class Access:
+    """An image that is served; it is served again after a restart."""
+
+    position: int
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Group:
     group_id: str
     name: str
@@ -47,7 +55,7 @@ class Group:
     directory: Path
     "Of journal and base."
     sets: tuple[ReplicationSet, ...]
-    flags: frozenset[str] = frozenset()
+    access: Access | None = None
 
 
 class Catalogue:
@@ -76,7 +84,7 @@ class Catalogue:
             ).fetchall()
             return [
                 Group(
-                    group_id, name, journal_bytes, Path(directory), _sets(db, group_id), _flags(db, group_id)
+                    group_id, name, journal_bytes, Path(directory), _sets(db, group_id), _access(db, group_id)
                 )
                 for group_id, name, journal_bytes, directory in rows
             ]
@@ -104,10 +112,6 @@ class Catalogue:
                         for s in group.sets
                     ],
                 )
-                db.executemany(
-                    "INSERT INTO group_flag VALUES (?, ?)",
-                    [(group.group_id, flag) for flag in sorted(group.flags)],
-                )
         except sqlite3.IntegrityError as error:
             raise ConflictError(
                 f"group {group.name!r}, or one of its volumes or copies, is there already"
@@ -119,17 +123,18 @@ class Catalogue:
             if removed.rowcount != 1:
                 raise NotFoundError(f"there is no group {group_id}")
 
-    def set_flag(self, group_id: str, flag: str, on: bool) -> None:
-        with self._database.transaction() as db:
-            if (
-                db.execute("SELECT 1 FROM consistency_group WHERE group_id = ?", (group_id,)).fetchone()
-                is None
-            ):
-                raise NotFoundError(f"there is no group {group_id}")
-            change = "INSERT OR IGNORE INTO group_flag VALUES (?, ?)"
-            if not on:
-                change = "DELETE FROM group_flag WHERE group_id = ? AND flag = ?"
-            db.execute(change, (group_id, flag))
+    def set_access(self, group_id: str, access: Access | None) -> None:
+        """NotFoundError: no such group."""
+        try:
+            with self._database.transaction() as db:
+                db.execute("DELETE FROM image_access WHERE group_id = ?", (group_id,))
+                if access is not None:
+                    db.execute(
+                        "INSERT INTO image_access VALUES (?, ?, ?)",
+                        (group_id, access.position, access.writable),
+                    )
+        except sqlite3.IntegrityError as error:
+            raise NotFoundError(f"there is no group {group_id}") from error
 
 
 def _sets(db: sqlite3.Connection, group_id: str) -> tuple[ReplicationSet, ...]:
@@ -144,7 +149,6 @@ def _sets(db: sqlite3.Connection, group_id: str) -> tuple[ReplicationSet, ...]:
     )
 
 
-def _flags(db: sqlite3.Connection, group_id: str) -> frozenset[str]:
-    return frozenset(
-        flag for (flag,) in db.execute("SELECT flag FROM group_flag WHERE group_id = ?", (group_id,))
-    )
+def _access(db: sqlite3.Connection, group_id: str) -> Access | None:
+    row = db.execute("SELECT position, writable FROM image_access WHERE group_id = ?", (group_id,)).fetchone()
+    return None if row is None else Access(row[0], bool(row[1]))

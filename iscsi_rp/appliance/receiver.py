@@ -14,7 +14,7 @@ docs/splitting.md:
 """
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -27,6 +27,9 @@ from iscsi_rp.replication.regions import REGION_BYTES, keys_of, region_count
 
 MAX_COMPARES: Final = 1024
 "HASHES of one session that are not answered yet."
+BEFORE_ALL: Final = -1
+"Where the first span begins: before its end the copy equals the volume at no position, not even at 0."
+MAX_FETCH_BYTES: Final = 1 << 20
 
 
 class Peer(Protocol):
@@ -42,7 +45,9 @@ class Peer(Protocol):
 class Session:
     """One connection of a storage processor, from its hello on."""
 
-    def __init__(self, peer: Peer, hello: messages.Hello, volumes: Sequence[int], number: int) -> None:
+    def __init__(
+        self, peer: Peer, hello: messages.Hello, volumes: Sequence[int], number: int, now_ns: int
+    ) -> None:
         self.peer = peer
         self.processor = hello.processor
         self.fresh = hello.fresh
@@ -50,6 +55,7 @@ class Session:
         "The index in the group of each volume of the hello."
         self.sizes = [volume.size for volume in hello.volumes]
         self.number = number
+        self.since_ns = now_ns
         self.welcomed = False
         self.started = False
         self.ended = False
@@ -61,6 +67,8 @@ class Session:
         self.compares = 0
         self.restore_begun = False
         self.restored = False
+        self.fetched_bytes = 0
+        "Of the image that production is being restored to."
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +83,22 @@ class SyncInFlight:
     unblocks: list[Session]
 
 
+class Images(Protocol):
+    """What reads images for a session, outside of the event loop, and answers later."""
+
+    def compare(self, session: Session, frame: wire.Frame, at: int) -> None:
+        """Compare the hashes of a HASHES frame with the image at `at`; then `Receiver.compared`."""
+        ...
+
+    def send_touched(self, session: Session, position: int) -> None:
+        """Send which regions were written after `position`: REGIONS frames and TOUCHED."""
+        ...
+
+    def fetch(self, session: Session, frame: wire.Frame, position: int) -> None:
+        """Answer a FETCH with DATA of the image at `position`."""
+        ...
+
+
 class Receiver:
     """The sessions of one group, in front of its log."""
 
@@ -84,18 +108,13 @@ class Receiver:
         state: GroupState,
         volumes: Sequence[messages.VolumeInfo],
         boot_id: str,
-        on_compare: Callable[[Session, wire.Frame, int], None],
-        on_restore: Callable[[Session, int], None],
+        images: "Images",
     ) -> None:
-        """`on_compare(session, frame, at)` compares hashes with the image at position `at` and calls
-        `compared`; `on_restore(session, position)` sends the processor what was touched after it.
-        """
         self.log = log
         self.state = state
         self.volumes = volumes
         self.boot_id = boot_id
-        self._on_compare = on_compare
-        self._on_restore = on_restore
+        self._images = images
         self._restoring_durably = state.restoring
         self.sessions: dict[str, Session] = {}
         "Processor to its current session, from the hello on."
@@ -106,9 +125,9 @@ class Receiver:
         self.sealed = state.seal
         self.offered = state.seal
         "The newest position that may be offered: sealed, and durably noted as that."
-        self.span_from: int | None = state.seal
+        self.span_from: int | None = state.seal if state.ever_whole else BEFORE_ALL
         "Where the open span began; while there is one, nothing newer than it is sealed."
-        self._content_end = log.end
+        self.content_end = log.end
         "The last position that an image may want: notes of seals need no seal."
         self._probe = 0
         self._probe_position = 0
@@ -117,14 +136,14 @@ class Receiver:
 
     # -- frames
 
-    def hello(self, peer: Peer, hello: messages.Hello) -> Session:
+    def hello(self, peer: Peer, hello: messages.Hello, now_ns: int) -> Session:
         """A splitter offers a session. Raises RemoteProtocolError when it does not fit this group."""
         if self.paused:
             raise RemoteProtocolError(f"the group is paused: {self.paused}")
         indexes = self._volume_indexes(hello)
         self.end(hello.processor, "the processor began a new session")
         self.state.last_session += 1
-        session = Session(peer, hello, indexes, self.state.last_session)
+        session = Session(peer, hello, indexes, self.state.last_session, now_ns)
         self.sessions[hello.processor] = session
         self._hellos.append(session)
         return session
@@ -178,7 +197,7 @@ class Receiver:
     def _append(
         self, session: Session, entries: list[tuple[int, int, int, int, int, int, bytes, int]], now_ns: int
     ) -> None:
-        self._content_end = self.log.append(entries, now_ns)
+        self.content_end = self.log.append(entries, now_ns)
         session.sequence = entries[-1][3]
         session.peer.send(wire.frame(wire.RECEIVED, sequence=session.sequence))
 
@@ -201,13 +220,24 @@ class Receiver:
         elif kind == wire.ANSWER:
             session.answered = max(session.answered, a)
             self._maybe_seal()
+        elif kind == wire.FETCH and self._fits(session, frame) and self.state.restoring is not None:
+            self._images.fetch(session, frame, self.state.restoring)
         elif kind == wire.BLOCKED and a == self.state.restoring:
-            self._on_restore(session, a)
+            self._images.send_touched(session, a)
         elif kind == wire.RESTORED and a == self.state.restoring:
             session.restored = True
             self._maybe_restored(now_ns)
         else:
             raise RemoteProtocolError(f"a frame of type {kind} has no place here")
+
+    @staticmethod
+    def _fits(session: Session, frame: wire.Frame) -> bool:
+        _, _, volume, _, offset, length, _, _ = frame
+        return (
+            volume < len(session.volumes)
+            and 0 < length <= MAX_FETCH_BYTES
+            and offset + length <= session.sizes[volume]
+        )
 
     def _start(self, session: Session, sequence: int, now_ns: int) -> None:
         body = {
@@ -230,7 +260,7 @@ class Receiver:
             raise RemoteProtocolError("hashes that do not fit their regions, or too many at once")
         session.sequence = sequence
         session.compares += 1
-        self._on_compare(session, frame, self.log.end)
+        self._images.compare(session, frame, self.log.end)
 
     def compared(self, session: Session, frame: wire.Frame, equal: bytes) -> None:
         """The answer to `on_compare`: a byte a region, 1 where it is equal."""
@@ -247,6 +277,13 @@ class Receiver:
         position = self.log.append(((int(kind), 0, 0, 0, 0, 0, payload, wire.checksum(payload)),), now_ns)
         self.state.apply(kind, position, self.log.last_time_ns, body)
         return position
+
+    def bookmark(self, name: str, consistency: str, now_ns: int) -> int:
+        """Note a bookmark; its position, which is an image once `offered` has reached it. Raises
+        JournalError.
+        """
+        self.content_end = self.note(Note.BOOKMARK, {"name": name, "consistency": consistency}, now_ns)
+        return self.content_end
 
     # -- sessions end
 
@@ -293,12 +330,12 @@ class Receiver:
         if self.span_from is None or self.state.restoring is not None:
             return
         if all((session := self.sessions.get(name)) and session.ended for name in self.state.processors):
-            self._content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
+            self.content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
             self.span_from = None
 
     def probe(self) -> None:
         """Ask every processor whether it still splits. Called many times a second."""
-        if self.span_from is not None or self._content_end <= self.sealed or self._probe_position:
+        if self.span_from is not None or self.content_end <= self.sealed or self._probe_position:
             return
         self._probe += 1
         self._probe_position = self.log.end

@@ -13,6 +13,7 @@ from iscsi_rp.array.service import Service
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.array_api import array_app
 from iscsi_rp.control.config import Config
+from iscsi_rp.control.lock import StateLock
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer
 
@@ -27,6 +28,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
     state = config.array_state
     state.mkdir(parents=True, exist_ok=True, mode=0o700)
     async with contextlib.AsyncExitStack() as stack:
+        stack.enter_context(StateLock(state))
         catalogue = await asyncio.to_thread(Catalogue.open, state / "catalogue.db")
         stack.callback(catalogue.close)
         catalogue.count_restart()

@@ -1,7 +1,7 @@
 """What the management API of an array does."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 
@@ -272,7 +272,7 @@ class Service:
         return self._jobs.start("verify", group, _verification(each))
 
 
-def _verification(group: ProtectedGroup) -> Callable[[Progress], "asyncio.Future[dict[str, JsonValue]]"]:
+def _verification(group: ProtectedGroup) -> Callable[[Progress], Awaitable[dict[str, JsonValue]]]:
     async def work(progress: Progress) -> dict[str, JsonValue]:
         resync = group.splitter.core.resync
         verification = Verification(total=sum(each.regions for each in group.splitter.core.marks.maps))
@@ -296,4 +296,4 @@ def _verification(group: ProtectedGroup) -> Callable[[Progress], "asyncio.Future
             "different": different,
         }
 
-    return lambda progress: asyncio.ensure_future(work(progress))
+    return work

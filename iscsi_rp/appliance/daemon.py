@@ -1,0 +1,55 @@
+"""The appliance's composition root: from its configuration to its sockets."""
+
+import asyncio
+import contextlib
+import signal
+
+import structlog
+
+from iscsi_rp.appliance.catalogue import Catalogue
+from iscsi_rp.appliance.service import Service
+from iscsi_rp.control.appliance_api import appliance_app
+from iscsi_rp.control.config import Config
+from iscsi_rp.control.lock import StateLock
+from iscsi_rp.control.server import ApiServer
+from iscsi_rp.frontend import IscsiServer
+
+_log = structlog.get_logger(__name__)
+
+
+async def run(config: Config, stop: asyncio.Event) -> None:
+    """Serve until `stop` is set. Raises the errors of the configuration, the catalogue and the sockets."""
+    state = config.appliance_state
+    state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    async with contextlib.AsyncExitStack() as stack:
+        # Before anything is opened: opening a log cuts its tail, which must not be another appliance's.
+        stack.enter_context(StateLock(state))
+        catalogue = await asyncio.to_thread(Catalogue.open, state / "catalogue.db")
+        stack.callback(catalogue.close)
+        server = IscsiServer()
+        stack.push_async_callback(server.close, 1.0)
+        service = Service(config.appliance.name, state, catalogue, server, config.replication_socket)
+        for portal in config.appliance.portals:
+            host, port = await server.listen(portal.host, portal.port)
+            service.portals.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        stack.push_async_callback(service.stop)
+        await service.start()
+        await service.links.start()
+        api = ApiServer(appliance_app(service), config.appliance_socket)
+        await api.start()
+        stack.push_async_callback(api.stop)
+        _log.info("appliance serves", name=config.appliance.name, portals=service.portals)
+        await stop.wait()
+
+
+def main(config: Config) -> int:
+    """Run in the foreground until SIGTERM or SIGINT; the exit code."""
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run(config, stop)
+
+    asyncio.run(until_signal())
+    return 0

@@ -1,0 +1,436 @@
+"""A consistency group at an appliance, as it runs: its log, its copy, and the work that never ends.
+
+The receiver decides, this shell acts: it makes the log durable in a thread, round after round; distributes
+and trims when that disturbs least; and reads images for sessions that ask.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Final
+from uuid import UUID
+
+import structlog
+
+from iscsi_rp.appliance import catalogue
+from iscsi_rp.appliance.images import Offer
+from iscsi_rp.appliance.receiver import Receiver, Session
+from iscsi_rp.appliance.state import MAX_BOOKMARKS, Bookmark, GroupState, Note
+from iscsi_rp.clock import monotonic_s, utc_ns
+from iscsi_rp.control.models import Alert
+from iscsi_rp.errors import ConflictError, Error
+from iscsi_rp.journal.errors import JournalError, JournalFullError
+from iscsi_rp.journal.files import OsDirectory, OsFile
+from iscsi_rp.journal.log import SEGMENT_BYTES, Log
+from iscsi_rp.journal.replica import Replica
+from iscsi_rp.journal.segment import Segment
+from iscsi_rp.replication import frames as wire
+from iscsi_rp.replication.digests import equal_regions
+from iscsi_rp.replication.messages import VolumeInfo, region_frames
+from iscsi_rp.replication.regions import keys_of
+
+SYNC_S: Final = 0.03
+"Pause between two rounds of making the log durable."
+PROBE_S: Final = 0.01
+DISTRIBUTE_BYTES: Final = 32 << 20
+"What one distribution takes on."
+IDLE_S: Final = 0.5
+"Without a write for so long, distribution takes its turn."
+BACKLOG_SHARE: Final = 0.5
+"""Of the journal's capacity: with more than that not distributed, distribution no longer waits for a quiet
+moment."""
+KEEP_FREE_BYTES: Final = 256 << 20
+"Of the journal's file system; below it the oldest images go, as if the journal had reached its capacity."
+ACCESS_LOG_SHARE: Final = 0.2
+HOUSEKEEPING_S: Final = 0.1
+BOOKMARK_TIMEOUT_S: Final = 5.0
+
+_log = structlog.get_logger(__name__)
+
+
+def boot_id() -> str:
+    """Changes when the machine loses power or is started again (proc(5))."""
+    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+
+
+def make_copies(row: catalogue.Group) -> None:
+    """Sparse copy volumes for a new group. Blocks. Raises ConflictError when one exists."""
+    made: list[Path] = []
+    try:
+        for each in row.sets:
+            each.copy_path.parent.mkdir(parents=True, exist_ok=True)
+            descriptor = os.open(each.copy_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            made.append(each.copy_path)
+            try:
+                os.ftruncate(descriptor, each.size_bytes)
+            finally:
+                os.close(descriptor)
+    except OSError as error:
+        for path in made:
+            path.unlink()
+        raise ConflictError(f"cannot make the copy volume {error.filename}: {error.strerror}") from error
+
+
+class Group:
+    """See the module. `open` before use."""
+
+    def __init__(self, row: catalogue.Group) -> None:
+        self.row = row
+        self.alerts: dict[str, Alert] = {}
+        self.running = False
+        "The log is open and takes sessions."
+        self.pins: set[int] = set()
+        "Images that are served or restored, and so must not be trimmed."
+        self.log: Log
+        self.replica: Replica
+        self.receiver: Receiver
+        self._copies: dict[int, OsFile] = {}
+        self._threads = ThreadPoolExecutor(4, f"group-{row.name}")
+        "Reads of images, hashes."
+        self._disk = ThreadPoolExecutor(2, f"journal-{row.name}")
+        "One for flushes of the log, one for distribution."
+        self._tasks: list[asyncio.Task[None]] = []
+        self._loop = asyncio.get_running_loop()
+        self._last_write_s = 0.0
+        self._sync_lock = asyncio.Lock()
+        self._reads: set[asyncio.Task[None]] = set()
+
+    # -- life
+
+    async def open(self) -> None:
+        """Recover the log and start to work. Raises JournalError: the group is then in the state `error`."""
+        await self._loop.run_in_executor(self._disk, self._open)
+        self.running = True
+        self._tasks = [
+            asyncio.create_task(work, name=f"{name}-{self.row.name}")
+            for name, work in (
+                ("sync", self._keep_durable()),
+                ("probe", self._keep_probing()),
+                ("house", self._keep_house()),
+            )
+        ]
+
+    def _open(self) -> None:
+        directory = OsDirectory(self.row.directory)
+        identity = UUID(self.row.group_id).bytes
+        state = GroupState()
+        segment_bytes = min(SEGMENT_BYTES, max(1 << 20, self.row.journal_bytes // 16))
+        if any(name.startswith("log-") for name in directory.names()):
+            self.log = Log.open(directory, identity, state.snapshot, segment_bytes=segment_bytes)
+            recover(state, self.log)
+        else:
+            self.log = Log.create(directory, identity, state.snapshot, segment_bytes=segment_bytes)
+        self._copies = {each.index: OsFile(each.copy_path) for each in self.row.sets}
+        sizes = {each.index: each.size_bytes for each in self.row.sets}
+        self.replica = Replica.open(self.log, directory, self._copies, sizes)
+        volumes = [
+            VolumeInfo(uuid=each.volume_uuid, name=each.name, size=each.size_bytes, block_size=512)
+            for each in self.row.sets
+        ]
+        boot = boot_id()
+        state.rebooted(boot)
+        self.receiver = Receiver(self.log, state, volumes, boot, self)
+        if state.restoring is not None:
+            self.pins.add(state.restoring)
+        for position in self.pins:
+            self.replica.pin(position)
+
+    def pin(self, position: int) -> None:
+        """Keep an image. Raises ImageGoneError."""
+        if position not in self.pins:
+            self.replica.pin(position)
+            self.pins.add(position)
+
+    def unpin(self, position: int) -> None:
+        if position in self.pins:
+            self.pins.discard(position)
+            self.replica.unpin(position)
+
+    async def close(self) -> None:
+        """End the sessions, make the log durable, stop."""
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+        self._tasks = []
+        if hasattr(self, "receiver"):
+            self.receiver.end_all("the appliance stops")
+            with contextlib.suppress(JournalError):
+                await self._sync()
+        self._threads.shutdown(wait=True)
+        self._disk.shutdown(wait=True)
+        if hasattr(self, "log"):
+            self.log.close()
+        for copy in self._copies.values():
+            copy.close()
+
+    def destroy(self) -> None:
+        """Remove journal and copies of a group that is closed. Blocks."""
+        shutil.rmtree(self.row.directory, ignore_errors=True)
+        for each in self.row.sets:
+            each.copy_path.unlink(missing_ok=True)
+
+    # -- frames of a session
+
+    def receive(self, session: Session, frames: Sequence[wire.Frame]) -> None:
+        """What a splitter sent; a fault of the peer or of the journal ends the session."""
+        self._last_write_s = monotonic_s()
+        try:
+            self.receiver.receive(session, frames, utc_ns())
+        except wire.RemoteProtocolError as error:
+            self.receiver.lost(session, error.message)
+            _log.warning("session ended", group=self.row.name, reason=error.message)
+        except JournalFullError as error:
+            self._pause("journal-full", error.message, "Free space on the journal's file system.")
+        except JournalError as error:
+            self._pause(
+                "journal-error",
+                error.message,
+                "Look at the journal's medium; then start the appliance again.",
+            )
+
+    def _pause(self, code: str, text: str, next_step: str) -> None:
+        self.alerts[code] = Alert(code=code, text=text, next_step=next_step)
+        _log.error("group paused", group=self.row.name, reason=text)
+        self.receiver.pause(text)
+
+    # -- durability
+
+    async def _keep_durable(self) -> None:
+        while True:
+            await asyncio.sleep(SYNC_S)
+            if self.receiver.wants_sync:
+                try:
+                    await self._sync()
+                except JournalError as error:
+                    await self._journal_failed(error)
+
+    async def _sync(self) -> None:
+        async with self._sync_lock:
+            sync = self.receiver.begin_sync(utc_ns())
+            await self._loop.run_in_executor(self._disk, sync.ticket.run)
+            self.receiver.finish_sync(sync)
+
+    async def _journal_failed(self, error: JournalError) -> None:
+        """A flush failed: as good as a power loss. What is not durable is thrown away, and the log opened
+        again.
+        """
+        _log.error("the journal could not be flushed", group=self.row.name, reason=error.message)
+        self.receiver.end_all(f"the journal could not be flushed: {error.message}")
+        try:
+            await self._loop.run_in_executor(self._disk, self._reopen)
+            self.receiver.note(Note.LOST, {}, utc_ns())
+        except Error as again:
+            self._pause(
+                "journal-error",
+                again.message,
+                "Look at the journal's medium; then start the appliance again.",
+            )
+            self.running = False
+            raise asyncio.CancelledError from again  # nothing more can be made durable
+
+    def _reopen(self) -> None:
+        self.log.cut_to_durable()
+        self.log.close()
+        for copy in self._copies.values():
+            copy.close()
+        self._open()
+
+    async def _keep_probing(self) -> None:
+        while True:
+            await asyncio.sleep(PROBE_S)
+            self.receiver.probe()
+
+    # -- distribution and trimming
+
+    async def _keep_house(self) -> None:
+        while True:
+            await asyncio.sleep(HOUSEKEEPING_S)
+            try:
+                await self._distribute()
+                await self._trim()
+                self._maybe_resume()
+            except Error as error:
+                self.alerts["copy"] = Alert(
+                    code="copy",
+                    text=f"the copy could not be brought up to date: {error.message}",
+                    next_step="Look at the copy volume's medium; it is tried again.",
+                )
+                await asyncio.sleep(1.0)
+
+    async def _distribute(self) -> None:
+        while (behind := self.log.durable - self.replica.distributed) > 0:
+            backlog_bytes = behind / max(1, self.log.end - self.log.first + 1) * self.log.bytes_used
+            idle = monotonic_s() - self._last_write_s >= IDLE_S
+            if (
+                not idle
+                and backlog_bytes < BACKLOG_SHARE * self.row.journal_bytes
+                and not self._over_capacity()
+            ):
+                return
+            await self._steps(self.replica.distribute(self.log.durable, DISTRIBUTE_BYTES))
+            self.alerts.pop("copy", None)
+
+    async def _trim(self) -> None:
+        """Give up the oldest images while the journal is over its capacity; never the newest image that is
+        offered.
+        """
+        while self._over_capacity() and self._may_trim(self.log.segments[0]):
+            await self._steps(self.replica.trim())
+            self.receiver.state.forget_before(self.replica.first_offered)
+
+    def _over_capacity(self) -> bool:
+        return self.log.bytes_used > self.row.journal_bytes or self._free_bytes() < KEEP_FREE_BYTES
+
+    def _free_bytes(self) -> int:
+        return OsDirectory(self.row.directory).free_bytes()
+
+    def _may_trim(self, oldest: Segment) -> bool:
+        return self.replica.can_trim() and oldest.last <= self.receiver.offered
+
+    async def _steps(self, steps: Iterator[Callable[[], None]]) -> None:
+        with contextlib.closing(steps):  # type: ignore[type-var]
+            for step in steps:
+                await self._loop.run_in_executor(self._disk, step)
+
+    def _maybe_resume(self) -> None:
+        """Hold sessions off while the journal is far beyond its capacity, and let them in again when it is
+        not.
+        """
+        hard = self.log.bytes_used > self.row.journal_bytes * 1.25 + 2 * SEGMENT_BYTES
+        if self.receiver.paused is None:
+            if hard:
+                self._pause(
+                    "journal-full",
+                    "the journal is full, and no image may be given up yet",
+                    "Let the copy catch up, disable an image that is accessed, or make the journal larger.",
+                )
+        elif "journal-error" not in self.alerts and not hard and self._free_bytes() > KEEP_FREE_BYTES // 2:
+            self.alerts.pop("journal-full", None)
+            self.receiver.resume()
+
+    # -- reading images for sessions (the receiver's `Images`)
+
+    def _in_thread(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        async def run() -> None:
+            await self._loop.run_in_executor(self._threads, work)
+            then()
+
+        task = self._loop.create_task(run())
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
+
+    def compare(self, session: Session, frame: wire.Frame, at: int) -> None:
+        equal = b""
+
+        def work() -> None:
+            nonlocal equal
+            equal = self._compare(session.volumes[frame[2]], frame, at)
+
+        self._in_thread(work, lambda: self.receiver.compared(session, frame, equal))
+
+    def _compare(self, volume: int, frame: wire.Frame, at: int) -> bytes:
+        _, purpose, _, _, offset, length, digests, _ = frame
+        different = bytes(len(digests) // wire.DIGEST_BYTES)
+        try:
+            equal = equal_regions(self.replica.read(volume, offset, length, at), digests)
+            if purpose == wire.COMPARE_VERIFY and self.replica.copy_is_current(volume, offset, length, at):
+                copy = self.replica.read_copy(volume, offset, length)
+                if self.replica.copy_is_current(volume, offset, length, at):
+                    equal = bytes(a & b for a, b in zip(equal, equal_regions(copy, digests), strict=True))
+        except Error as error:
+            _log.error("cannot compare", group=self.row.name, reason=error.message)
+            return different  # what cannot be read is not equal: it is sent again, or reported
+        return equal
+
+    def send_touched(self, session: Session, position: int) -> None:
+        pieces: list[bytes] = []
+
+        def work() -> None:
+            for place, volume in enumerate(session.volumes):
+                keys = [
+                    key
+                    for offset, length in self.replica.touched_after(position, volume)
+                    for key in keys_of(volume, offset, length)
+                ]
+                pieces.extend(region_frames(keys, {volume: place}))
+            pieces.append(wire.frame(wire.TOUCHED, a=position))
+
+        def send() -> None:
+            for piece in pieces:
+                session.peer.send(piece)
+
+        self._in_thread(work, send)
+
+    def fetch(self, session: Session, frame: wire.Frame, position: int) -> None:
+        _, _, place, sequence, offset, length, _, _ = frame
+        answer = b""
+
+        def work() -> None:
+            nonlocal answer
+            try:
+                data = self.replica.read(session.volumes[place], offset, length, position)
+            except Error as error:
+                _log.error("cannot read the image", group=self.row.name, reason=error.message)
+                data = b""  # shorter than asked for: the restore is broken off
+            answer = wire.frame(wire.DATA, volume=place, sequence=sequence, a=offset, b=length, payload=data)
+
+        def send() -> None:
+            session.fetched_bytes += length
+            session.peer.send(answer)
+
+        self._in_thread(work, send)
+
+    # -- images and bookmarks
+
+    def offer(self) -> Offer:
+        return Offer.of(self.receiver, self.replica)
+
+    async def bookmark(self, name: str, consistency: str) -> Bookmark:
+        """Returns once it is sealed: it holds every write acknowledged before. Raises ConflictError."""
+        bookmarks = self.receiver.state.bookmarks
+        if name in bookmarks:
+            raise ConflictError(
+                f"there is a bookmark {name!r} already", hint="Choose another name, or delete that one first."
+            )
+        if len(bookmarks) >= MAX_BOOKMARKS:
+            raise ConflictError(f"the group has {MAX_BOOKMARKS} bookmarks, which is the limit")
+        if self.receiver.span_from is not None:
+            raise ConflictError(
+                "the group is not in sync, so no image can be made now",
+                hint="Wait until `iscsi-rp status` shows SPLITTING.",
+            )
+        position = self.receiver.bookmark(name, consistency, utc_ns())
+        give_up_s = monotonic_s() + BOOKMARK_TIMEOUT_S
+        while self.receiver.offered < position:
+            opened = self.receiver.span_from is not None and self.receiver.span_from < position
+            if opened or monotonic_s() > give_up_s:
+                self.receiver.note(Note.UNBOOKMARK, {"name": name}, utc_ns())
+                raise ConflictError(
+                    "the group went out of sync before the bookmark was sealed; it was not made"
+                )
+            await asyncio.sleep(PROBE_S)
+        return bookmarks[name]
+
+
+def recover(state: GroupState, log: Log) -> None:
+    """Derive the state from the log: the snapshot at the head of the tail segment, and the records behind
+    it.
+    """
+    if log.recovered_checkpoint:
+        state.restore(log.recovered_checkpoint)
+    for record, payload in log.recovered_records:
+        if payload is not None:
+            state.apply(record.kind, record.position, record.time_ns, json.loads(payload))
+        else:
+            state.received(
+                record.session,
+                record.seq,
+                record.volume,
+                keys_of(record.volume, record.offset, record.length),
+            )

@@ -1,0 +1,137 @@
+"""The appliance's end of the replication socket: what each connection is for, and which arrays are there."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import structlog
+
+from iscsi_rp.appliance.group import Group
+from iscsi_rp.appliance.receiver import Session
+from iscsi_rp.clock import utc_ns
+from iscsi_rp.errors import ConflictError, Error, NotFoundError
+from iscsi_rp.link.connection import Link, Listener
+from iscsi_rp.replication import frames as wire
+from iscsi_rp.replication.messages import Alert, Announce, GroupInfo, Groups, Hello, VolumeInfo, parse
+
+_log = structlog.get_logger(__name__)
+
+
+class ArrayLink:
+    """The management connection of one array."""
+
+    def __init__(self, announce: Announce) -> None:
+        self.announce = announce
+
+
+class GroupLink:
+    """A session of a group."""
+
+    def __init__(self, group: Group, session: Session) -> None:
+        self.group = group
+        self.session = session
+
+
+class Links:
+    """All connections of arrays to this appliance."""
+
+    def __init__(self, path: Path, cluster_id: str, name: str, groups: Callable[[], Sequence[Group]]) -> None:
+        self._cluster_id = cluster_id
+        self._name = name
+        self._groups = groups
+        self._listener = Listener(path, self._frames, self._lost)
+        self._arrays: dict[Link, ArrayLink] = {}
+
+    async def start(self) -> None:
+        """Raises ConflictError when another appliance listens there."""
+        await self._listener.start()
+
+    async def stop(self) -> None:
+        await self._listener.close()
+
+    # -- arrays
+
+    @property
+    def arrays(self) -> list[str]:
+        """Names of the arrays that are connected."""
+        return sorted(each.announce.name for each in self._arrays.values())
+
+    def find_volume(self, name: str) -> tuple[str, VolumeInfo]:
+        """The array's id and the volume of that name. Raises NotFoundError, or ConflictError where several
+        have it.
+        """
+        found = [
+            (each.announce.array_id, volume)
+            for each in self._arrays.values()
+            for volume in each.announce.volumes
+            if volume.name == name
+        ]
+        if not found:
+            hint = (
+                "`iscsi-rp volume list` shows them."
+                if self._arrays
+                else "No array is connected: is it running?"
+            )
+            raise NotFoundError(f"no array has a volume {name!r}", hint=hint)
+        if len(found) > 1:
+            raise ConflictError(f"several arrays have a volume {name!r}")
+        return found[0]
+
+    def tell(self) -> None:
+        """Tell every array which groups there are."""
+        for link, array in self._arrays.items():
+            self._tell(link, array)
+
+    def _tell(self, link: Link, array: ArrayLink) -> None:
+        groups = [
+            GroupInfo(id=row.group_id, name=row.name, volumes=[each.volume_uuid for each in row.sets])
+            for row in (group.row for group in self._groups())
+            if all(each.array_id == array.announce.array_id for each in row.sets)
+        ]
+        message = Groups(cluster_id=self._cluster_id, name=self._name, groups=groups)
+        link.send(wire.frame(wire.GROUPS, payload=message.encode()))
+
+    # -- frames
+
+    def _frames(self, link: Link, frames: Sequence[wire.Frame]) -> None:
+        context = link.context
+        if isinstance(context, GroupLink):
+            context.group.receive(context.session, frames)
+            return
+        for index, frame in enumerate(frames):
+            if frame[0] == wire.ANNOUNCE:
+                self._announced(link, parse(Announce, frame[6]))
+            elif frame[0] == wire.HELLO and link.context is None:
+                self._greeted(link, parse(Hello, frame[6]))
+                if frames[index + 1 :]:
+                    raise wire.RemoteProtocolError("frames behind a hello that is not answered yet")
+            else:
+                raise wire.RemoteProtocolError(
+                    f"a frame of type {frame[0]} on a connection that has not begun"
+                )
+
+    def _announced(self, link: Link, announce: Announce) -> None:
+        for other, array in list(self._arrays.items()):
+            if other is not link and array.announce.array_id == announce.array_id:
+                del self._arrays[other]
+                other.close("the array connected again")
+        self._arrays[link] = link.context = ArrayLink(announce)
+        self._tell(link, self._arrays[link])
+
+    def _greeted(self, link: Link, hello: Hello) -> None:
+        try:
+            group = next((each for each in self._groups() if each.row.group_id == hello.group), None)
+            if group is None:
+                raise NotFoundError("this appliance has no such group")
+            if not group.running:
+                raise ConflictError("the group's journal cannot be used")
+            link.context = GroupLink(group, group.receiver.hello(link, hello, utc_ns()))
+        except Error as error:
+            _log.warning("session refused", group=hello.group, reason=error.message)
+            alert = Alert(code=type(error).__name__, text=error.message[:1000])
+            link.send(wire.frame(wire.REFUSED, payload=alert.encode()))
+            link.close(error.message)
+
+    def _lost(self, link: Link, reason: str) -> None:
+        self._arrays.pop(link, None)
+        if isinstance(link.context, GroupLink):
+            link.context.group.receiver.lost(link.context.session, reason)

@@ -1,0 +1,391 @@
+"""What the management API of an appliance does."""
+
+import asyncio
+from collections.abc import Callable
+from pathlib import Path
+from typing import Final
+from uuid import uuid4
+
+import structlog
+from pydantic import JsonValue
+
+from iscsi_rp.appliance import catalogue
+from iscsi_rp.appliance.access import Access
+from iscsi_rp.appliance.group import Group, make_copies
+from iscsi_rp.appliance.links import Links
+from iscsi_rp.appliance.state import Note
+from iscsi_rp.clock import utc_ns
+from iscsi_rp.control.app import no_such
+from iscsi_rp.control.jobs import Jobs, Progress
+from iscsi_rp.control.models import (
+    Alert,
+    ApplianceStatus,
+    Bookmark,
+    BookmarkCreate,
+    GroupCreate,
+    GroupSession,
+    GroupState,
+    GroupStatus,
+    GroupVolume,
+    Image,
+    ImageAccess,
+    ImageList,
+    ImageRequest,
+    ImageSelector,
+    Job,
+    RecoveryPlan,
+)
+from iscsi_rp.errors import ConflictError, Error, NotFoundError
+from iscsi_rp.frontend import IscsiServer
+
+DETACH_TIMEOUT_S: Final = 5.0
+POLL_S: Final = 0.05
+IMAGE_IQN: Final = "iqn.2026-11.io.iscsi-rp"
+
+_log = structlog.get_logger(__name__)
+
+
+class Service:
+    """Implements `control.appliance_api.ApplianceService` over the daemon's parts."""
+
+    def __init__(
+        self, name: str, state: Path, book: catalogue.Catalogue, server: IscsiServer, links_path: Path
+    ) -> None:
+        self._name = name
+        self._state = state
+        self._catalogue = book
+        self._server = server
+        self.groups: dict[str, Group] = {}
+        "By name."
+        self._access: dict[str, Access] = {}
+        "By group name."
+        self.links = Links(links_path, book.cluster_id, name, lambda: list(self.groups.values()))
+        self._jobs = Jobs()
+        self._changing = asyncio.Lock()
+        self.portals: list[str] = []
+
+    # -- life
+
+    async def start(self) -> None:
+        """Open every group; one that cannot be opened is shown in the state `error`."""
+        for row in self._catalogue.groups():
+            group = self.groups[row.name] = Group(row)
+            try:
+                await group.open()
+                if row.access is not None:
+                    await self._serve(group, row.access)
+            except Error as error:
+                _log.error("group cannot be opened", group=row.name, reason=error.message)
+                group.alerts["journal-error"] = Alert(
+                    code="journal-error",
+                    text=error.message,
+                    next_step=error.hint or "See the appliance's log; hosts go on, their writes are marked.",
+                )
+
+    async def stop(self) -> None:
+        await self._jobs.stop()
+        for access in self._access.values():
+            await access.close(forget=False)
+        await self.links.stop()
+        for group in self.groups.values():
+            await group.close()
+
+    # -- groups
+
+    def _group(self, name: str) -> Group:
+        group = self.groups.get(name)
+        if group is None:
+            raise no_such("group", name, "iscsi-rp group list")
+        return group
+
+    def _running(self, name: str) -> Group:
+        group = self._group(name)
+        if not group.running:
+            reason = next((alert.text for alert in group.alerts.values()), "its journal is not open")
+            raise ConflictError(f"group {name!r} cannot be used: {reason}")
+        return group
+
+    async def list_groups(self) -> list[GroupStatus]:
+        return [self._status(group) for group in self.groups.values()]
+
+    async def group(self, name: str) -> GroupStatus:
+        return self._status(self._group(name))
+
+    async def create_group(self, request: GroupCreate) -> GroupStatus:
+        async with self._changing:
+            if request.name in self.groups:
+                raise ConflictError(f"there is a group {request.name!r} already")
+            row = self._new_row(request)
+            await asyncio.to_thread(self._make_files, row)
+            try:
+                await asyncio.to_thread(self._catalogue.add_group, row)
+                group = Group(row)
+                await group.open()
+            except BaseException:
+                await asyncio.to_thread(Group(row).destroy)
+                raise
+            self.groups[row.name] = group
+            self.links.tell()
+            return self._status(group)
+
+    def _new_row(self, request: GroupCreate) -> catalogue.Group:
+        found = [self.links.find_volume(name) for name in request.volumes]
+        if len({array for array, _ in found}) > 1:
+            raise ConflictError("the volumes of a group must be of one array")
+        for group in self.groups.values():
+            if taken := {each.volume_uuid for each in group.row.sets} & {volume.uuid for _, volume in found}:
+                names = [volume.name for _, volume in found if volume.uuid in taken]
+                raise ConflictError(f"volume {names[0]!r} is in group {group.row.name!r} already")
+        group_id = str(uuid4())
+        copies = request.copy_directory or self._state / "copies" / request.name
+        sets = tuple(
+            catalogue.ReplicationSet(
+                index, array, volume.uuid, volume.name, volume.size, copies / f"{volume.name}.img"
+            )
+            for index, (array, volume) in enumerate(found)
+        )
+        directory = self._state / "groups" / group_id
+        return catalogue.Group(group_id, request.name, request.journal_bytes, directory, sets)
+
+    @staticmethod
+    def _make_files(row: catalogue.Group) -> None:
+        row.directory.mkdir(parents=True, mode=0o700)
+        make_copies(row)
+
+    async def delete_group(self, name: str, destroy: bool) -> None:
+        async with self._changing:
+            group = self._group(name)
+            if name in self._access:
+                raise ConflictError(
+                    f"an image of group {name!r} is accessed", hint=f"`iscsi-rp image disable {name}` first."
+                )
+            if group.running and group.receiver.state.restoring is not None:
+                raise ConflictError(f"production of group {name!r} is being recovered")
+            await asyncio.to_thread(self._catalogue.remove_group, group.row.group_id)
+            del self.groups[name]
+            self.links.tell()
+            await group.close()
+            if destroy:
+                await asyncio.to_thread(group.destroy)
+
+    # -- status
+
+    async def status(self) -> ApplianceStatus:
+        return ApplianceStatus(
+            name=self._name,
+            cluster_id=self._catalogue.cluster_id,
+            portals=self.portals,
+            arrays=self.links.arrays,
+            groups=await self.list_groups(),
+            alerts=[alert for group in self.groups.values() for alert in group.alerts.values()],
+        )
+
+    def _status(self, group: Group) -> GroupStatus:
+        row = group.row
+        volumes = [
+            GroupVolume(
+                index=each.index,
+                name=each.name,
+                uuid=each.volume_uuid,
+                size_bytes=each.size_bytes,
+                copy_path=each.copy_path,
+            )
+            for each in row.sets
+        ]
+        base = GroupStatus(
+            name=row.name,
+            id=row.group_id,
+            state=GroupState.ERROR,
+            volumes=volumes,
+            journal_bytes_capacity=row.journal_bytes,
+            alerts=list(group.alerts.values()),
+        )
+        return base.model_copy(update=self._running_status(group)) if group.running else base
+
+    def _running_status(self, group: Group) -> dict[str, object]:
+        receiver, log, replica = group.receiver, group.log, group.replica
+        offer = group.offer()
+        window = offer.moment(offer.ranges[0][0]) if offer.ranges else None
+        latest = offer.moment(offer.ranges[-1][1]) if offer.ranges else None
+        behind = log.end - replica.distributed
+        access = self._access.get(group.row.name)
+        restoring = receiver.state.restoring
+        return {
+            "state": _state_of(group),
+            "sessions": [
+                GroupSession(
+                    array=each.processor,
+                    session=each.number,
+                    since_ns=each.since_ns,
+                    state="in sync" if each.ended else "resynchronising" if each.started else "starting",
+                )
+                for each in receiver.sessions.values()
+            ],
+            "end": log.end,
+            "durable": log.durable,
+            "sealed": receiver.offered,
+            "distributed": replica.distributed,
+            "window_start": window,
+            "latest": latest,
+            "window_s": (latest.time_ns - window.time_ns) / 1e9 if window and latest else 0.0,
+            "journal_bytes_used": log.bytes_used,
+            "lag_bytes": int(behind / max(1, log.end - log.first + 1) * log.bytes_used),
+            "lag_writes": behind,
+            "spans": offer.spans(),
+            "access": access.model() if access else None,
+            "restoring": offer.moment(restoring) if restoring is not None else None,
+        }
+
+    # -- bookmarks
+
+    async def create_bookmark(self, group: str, request: BookmarkCreate) -> Bookmark:
+        made = await self._running(group).bookmark(request.name, request.consistency)
+        return Bookmark(
+            name=made.name, position=made.position, time_ns=made.time_ns, consistency=request.consistency
+        )
+
+    async def list_bookmarks(self, group: str) -> list[Bookmark]:
+        return self._running(group).offer().bookmarks()
+
+    async def delete_bookmark(self, group: str, name: str) -> None:
+        receiver = self._running(group).receiver
+        if name not in receiver.state.bookmarks:
+            raise no_such("bookmark", name, f"iscsi-rp bookmark list {group}")
+        receiver.note(Note.UNBOOKMARK, {"name": name}, utc_ns())
+
+    # -- images
+
+    async def list_images(
+        self, group: str, since_ns: int | None, until_ns: int | None, limit: int
+    ) -> ImageList:
+        return self._running(group).offer().listing(since_ns, until_ns, limit)
+
+    async def enable_image(self, group: str, request: ImageRequest) -> ImageAccess:
+        started = utc_ns()
+        async with self._changing:
+            runtime = self._running(group)
+            if group in self._access:
+                raise ConflictError(
+                    f"an image of group {group!r} is accessed already",
+                    hint=f"`iscsi-rp image disable {group}` first.",
+                )
+            image = runtime.offer().choose(ImageSelector(**request.model_dump(exclude={"writable"})))
+            row = catalogue.Access(image.position, request.writable)
+            await asyncio.to_thread(self._catalogue.set_access, runtime.row.group_id, row)
+            access = await self._serve(runtime, row)
+        return access.model().model_copy(update={"seconds_to_ready": (utc_ns() - started) / 1e9})
+
+    async def _serve(self, group: Group, row: catalogue.Access) -> Access:
+        iqn = f"{IMAGE_IQN}:{self._name}.{group.row.name}"
+        access = Access(group, row, iqn, self.portals[0], self._server)
+        await access.serve()
+        self._access[group.row.name] = access
+        return access
+
+    async def image_access(self, group: str) -> ImageAccess | None:
+        self._group(group)
+        access = self._access.get(group)
+        return access.model() if access else None
+
+    def _accessed(self, group: str) -> Access:
+        self._group(group)
+        access = self._access.get(group)
+        if access is None:
+            raise NotFoundError(
+                f"no image of group {group!r} is accessed",
+                hint=f"`iscsi-rp image enable {group} --latest` opens one.",
+            )
+        return access
+
+    async def disable_image(self, group: str) -> None:
+        async with self._changing:
+            access = self._accessed(group)
+            await asyncio.to_thread(self._catalogue.set_access, access.group.row.group_id, None)
+            del self._access[group]
+            await access.close(forget=True)
+
+    async def undo_writes(self, group: str) -> ImageAccess:
+        async with self._changing:
+            access = self._accessed(group)
+            await access.undo()
+            return access.model()
+
+    # -- recovering production
+
+    def _chosen(self, group: Group, selector: ImageSelector | None) -> Image:
+        if selector is None:
+            position = self._accessed(group.row.name).row.position
+            return Image(position=position, time_ns=group.offer().moment(position).time_ns)
+        return group.offer().choose(selector)
+
+    async def plan_recovery(self, group: str, selector: ImageSelector | None) -> RecoveryPlan:
+        runtime = self._running(group)
+        image = self._chosen(runtime, selector)
+        return RecoveryPlan(
+            group=group,
+            image=image,
+            volumes=[each.name for each in runtime.row.sets],
+            later_writes=runtime.log.end - image.position,
+            touched_bytes=await asyncio.to_thread(_touched_bytes, runtime, image.position),
+        )
+
+    async def recover_production(self, group: str, selector: ImageSelector | None) -> Job:
+        async with self._changing:
+            runtime = self._running(group)
+            receiver = runtime.receiver
+            image = self._chosen(runtime, selector)
+            if receiver.state.restoring is not None:
+                raise ConflictError(f"production of group {group!r} is being recovered already")
+            if receiver.span_from is not None or not receiver.sessions:
+                raise ConflictError(
+                    f"the array is not in sync with group {group!r}",
+                    hint="Production can be recovered when `iscsi-rp status` shows SPLITTING.",
+                )
+            runtime.pin(image.position)
+            receiver.restore(image.position, utc_ns())
+            return self._jobs.start("recover-production", group, self._recovery(runtime, image))
+
+    def _recovery(
+        self, group: Group, image: Image
+    ) -> Callable[[Progress], "asyncio.Future[dict[str, JsonValue]]"]:
+        async def work(progress: Progress) -> dict[str, JsonValue]:
+            started = utc_ns()
+            progress.message = "blocking hosts"
+            progress.total = await asyncio.to_thread(_touched_bytes, group, image.position)
+            while group.receiver.state.restoring is not None or group.receiver.span_from is not None:
+                sessions = group.receiver.sessions.values()
+                progress.done = sum(each.fetched_bytes for each in sessions)
+                progress.message = "writing the image back" if sessions else "waiting for the array"
+                await asyncio.sleep(POLL_S)
+            if (
+                self._access.get(group.row.name) is None
+                or self._access[group.row.name].row.position != image.position
+            ):
+                group.unpin(image.position)
+            progress.done = progress.total
+            return {
+                "position": image.position,
+                "time_ns": image.time_ns,
+                "restored_bytes": progress.total,
+                "seconds": (utc_ns() - started) / 1e9,
+            }
+
+        return work
+
+    async def job(self, job_id: str) -> Job:
+        return self._jobs.get(job_id)
+
+
+def _touched_bytes(group: Group, position: int) -> int:
+    return sum(
+        length for each in group.row.sets for _, length in group.replica.touched_after(position, each.index)
+    )
+
+
+def _state_of(group: Group) -> GroupState:
+    receiver = group.receiver
+    if receiver.paused is not None:
+        return GroupState.PAUSED
+    if receiver.state.restoring is not None:
+        return GroupState.RESTORING
+    return GroupState.ACTIVE if receiver.span_from is None else GroupState.INITIALIZING
