@@ -1,5 +1,6 @@
 """The `iscsi-rp` command: global options, and how errors end it."""
 
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def main(context: click.Context, config: Path | None, state: Path | None) -> Non
 
     `iscsi-rp demo` shows it. `iscsi-rp up` starts both daemons here; the other commands talk to them.
     """
-    context.obj = Site(config, state)
+    context.obj = context.with_resource(closing(Site(config, state)))
 
 
 for command in (

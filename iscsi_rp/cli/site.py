@@ -1,7 +1,7 @@
 """The daemons that a command talks to, and what of them completes the names on a command line."""
 
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -32,6 +32,12 @@ class Site:
     def appliance(self) -> ApplianceClient:
         return ApplianceClient(self.config.appliance_socket)
 
+    def close(self) -> None:
+        """Ends the connections that were made."""
+        for name in ("array", "appliance"):
+            if client := self.__dict__.pop(name, None):
+                client.close()
+
     def arguments(self) -> list[str]:
         """The options that give another `iscsi-rp` the same site."""
         options: list[str] = []
@@ -52,8 +58,7 @@ def complete(names: Callable[[Site, click.Context], list[str]]) -> Complete:
 
     def found(context: click.Context, _: click.Parameter, typed: str) -> list[CompletionItem]:
         given = context.find_root().params
-        with suppress(Error):
-            site = Site(given.get("config"), given.get("state"))
+        with suppress(Error), closing(Site(given.get("config"), given.get("state"))) as site:
             return [CompletionItem(name) for name in names(site, context) if name.startswith(typed)]
         return []
 

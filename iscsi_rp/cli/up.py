@@ -60,9 +60,14 @@ async def _start(site: Site, name: str) -> Process:
 
 
 async def _ready(config: Config) -> None:
-    for client in (ArrayClient(config.array_socket), ApplianceClient(config.appliance_socket)):
-        while not await asyncio.to_thread(_answers, client):
-            await asyncio.sleep(POLL_S)
+    clients: tuple[ApiClient, ...] = (
+        ArrayClient(config.array_socket),
+        ApplianceClient(config.appliance_socket),
+    )
+    for each in clients:
+        with each as client:
+            while not await asyncio.to_thread(_answers, client):
+                await asyncio.sleep(POLL_S)
 
 
 def _answers(client: ApiClient) -> bool:

@@ -29,7 +29,7 @@ from iscsi_rp.control.models import (
     Volume,
     VolumeCreate,
 )
-from iscsi_rp.errors import Error, UnreachableError
+from iscsi_rp.errors import Error, UnreachableError, UsageError
 
 CONNECT_TIMEOUT_S: Final = 2.0
 ANSWER_TIMEOUT_S: Final = 600.0
@@ -118,6 +118,10 @@ class ApiClient:
 
 
 def _path(*parts: str) -> str:
+    for part in parts:
+        # A server sees an escaped slash as a slash: `db/image-access` would be something else.
+        if part in ("", ".", "..") or "/" in part:
+            raise UsageError(f"{part!r} is not a name")
     return "/" + "/".join(quote(part, safe="") for part in parts)
 
 
