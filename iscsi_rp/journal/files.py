@@ -55,6 +55,13 @@ class File(Protocol):
         """
         ...
 
+    def trust_disk(self) -> None:
+        """Sync, then forget what is cached: reads show what is on the disk.
+
+        For opening after a crash: after a sync that failed, the cache shows what the disk may never get.
+        """
+        ...
+
     def truncate(self, size: int) -> None: ...
 
     def allocate(self, size: int) -> None:
@@ -140,23 +147,20 @@ class OsFile:
         return os.lseek(self._fd, 0, os.SEEK_END)  # fstat tells nothing about a block special
 
     def pread(self, length: int, offset: int) -> bytes:
-        with _typed(f"reading {self.path}"):
+        try:
             data = os.pread(self._fd, length, offset)
-            if len(data) == length or not data:
-                return data
-            pieces = [data]
-            got = len(data)
-            while got < length and (data := os.pread(self._fd, length - got, offset + got)):
-                pieces.append(data)
-                got += len(data)
-            return b"".join(pieces)
+            while len(data) < length and (more := os.pread(self._fd, length - len(data), offset + len(data))):
+                data += more
+        except OSError as error:
+            raise _journal_error(error, f"reading {self.path}") from error
+        return data
 
     def pwritev(self, buffers: Sequence[Buffer], offset: int) -> None:
         try:
             for first in range(0, len(buffers), _IOV_MAX):
                 batch = buffers[first : first + _IOV_MAX]
-                length = sum(map(len, batch))
                 written = os.pwritev(self._fd, batch, offset)
+                length = sum(map(len, batch))
                 if written < length:
                     self._write_rest(b"".join(batch)[written:], offset + written)
                 offset += length
@@ -176,6 +180,10 @@ class OsFile:
     def sync(self) -> None:
         with _typed(f"flushing {self.path}"):
             os.fdatasync(self._fd)
+
+    def trust_disk(self) -> None:
+        self.sync()
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
     def truncate(self, size: int) -> None:
         with _typed(f"truncating {self.path}"):

@@ -250,10 +250,12 @@ class Log:
         oldest = self.segments[0]
         if not oldest.is_sealed:
             raise ConflictError("The oldest segment of the log is still being written.")
+        name = name_of(oldest.first)
+        if name in self._directory.names():  # not so when the sync below failed the last time
+            self._directory.remove(name)
+        self._directory.sync()
         with self._segments_lock:
             self.segments = self.segments[1:]
-        self._directory.remove(name_of(oldest.first))
-        self._directory.sync()
 
     # Times
 

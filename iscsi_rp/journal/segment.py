@@ -276,7 +276,7 @@ class Segment:
             start = len(self._stretches) * _STRETCH
         behind = table[start : rows.stop]
         found = index.touching(behind, volume, first_page, end_page)
-        if len(found):
+        if len(found) or not parts:
             rest = index.build(behind[found], 0)
             numbers = found.astype(np.uint32) + np.uint32(start)
             parts.append(Postings(rest.keys, numbers[rest.rows], numbers[rest.wide]))
@@ -303,6 +303,8 @@ class Segment:
 def load(directory: Directory, name: str, group: bytes, capacity_bytes: int) -> Segment | None:
     """The segment in this file; None if its header is not whole. Raises `JournalFormatError`."""
     file = directory.open(name)
+    if segment_format.read_trailer(file) is None:
+        file.trust_disk()
     header = segment_format.read_header(file, group)
     if header is None:
         return None
