@@ -10,8 +10,8 @@ from iscsi_rp.cli.demo_files import BLOCK
 from iscsi_rp.cli.demo_tools import BlockWriter
 
 ATTACK_S: Final = 20.0
-BATCH: Final = 64
 PATTERN: Final = 0xEE
+OVERWRITE: Final = f"-P {PATTERN:#x}"
 PAUSE_S: Final = 0.2
 "Between the first encrypted block and the rest, so that the images on both sides are told apart by eye."
 
@@ -36,24 +36,19 @@ def write_blocks(url: str, image: Path, blocks: Sequence[int]) -> None:
             content.seek(block * BLOCK)
             piece = image.with_suffix(".block")
             piece.write_bytes(content.read(BLOCK))
-            lun.write([f"write -s {piece} {block * BLOCK} {BLOCK}"])
+            lun.write(f"-s {piece}", block * BLOCK, BLOCK)
 
 
 def encrypt(url: str, blocks: Sequence[int], progress: Callable[[int], None]) -> Attack:
     """Overwrite `blocks` one after the other over `ATTACK_S`. `progress` is told how many are done."""
     with BlockWriter(url) as lun:
         before_ns = time.time_ns()
-        lun.write([_overwrite(blocks[0])])
+        lun.write(OVERWRITE, blocks[0] * BLOCK, BLOCK)
         first_ns = time.time_ns()
         time.sleep(PAUSE_S)
         began_s = time.monotonic()
-        for start in range(1, len(blocks), BATCH):
-            lun.write(_overwrite(block) for block in blocks[start : start + BATCH])
-            done = min(len(blocks), start + BATCH)
+        for done, block in enumerate(blocks[1:], start=2):
+            lun.write(OVERWRITE, block * BLOCK, BLOCK)
             progress(done)
             time.sleep(max(0.0, began_s + ATTACK_S * done / len(blocks) - time.monotonic()))
     return Attack(before_ns, first_ns, blocks[0], blocks[1], len(blocks))
-
-
-def _overwrite(block: int) -> str:
-    return f"write -P {PATTERN:#x} {block * BLOCK} {BLOCK}"

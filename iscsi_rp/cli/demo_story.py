@@ -171,8 +171,8 @@ class Story:
         for name, value in figures.items():
             self._console.print(f"           {name:<32}{value:>12}")
         self._console.print(
-            f"PROVEN: all {len(self._expected)} files, encrypted from {_clock(attack.before_ns)} on, are back "
-            "as they were a moment before, read from the image and recovered on production: "
+            f"PROVEN: all {len(self._expected)} files, encrypted from {_clock(attack.before_ns)} on, are "
+            "back as they were before, read from the image and recovered on production: "
             "equal by SHA-256, fsck clean, LUN equal to copy",
             style="bold green",
             soft_wrap=True,

@@ -2,7 +2,7 @@
 
 import shutil
 import subprocess
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Final
 
@@ -74,18 +74,16 @@ class BlockWriter:
         self._process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        self._sent = 0
-        self._done = 0
 
-    def write(self, commands: Iterable[str]) -> None:
-        """Send `commands` and wait until each has its status."""
+    def write(self, options: str, offset: int, length: int) -> None:
+        """qemu-io's `write`; returns when it has its status."""
         assert self._process.stdin is not None
-        for command in commands:
-            self._process.stdin.write(command + "\n")
-            self._sent += 1
+        assert self._process.stdout is not None
+        self._process.stdin.write(f"write {options} {offset} {length}\n")
         self._process.stdin.flush()
-        while self._done < self._sent:
-            self._await_status()
+        while "wrote " not in (line := self._process.stdout.readline()):
+            if not line or "failed" in line or "error" in line.lower():
+                raise ToolError(f"qemu-io could not write: {line.strip() or 'it ended'}")
 
     def __enter__(self) -> "BlockWriter":
         return self
@@ -94,13 +92,6 @@ class BlockWriter:
         if kind is not None:
             self._process.kill()
         self._process.communicate()
-
-    def _await_status(self) -> None:
-        assert self._process.stdout is not None
-        line = self._process.stdout.readline()
-        if not line or "failed" in line or "error" in line.lower():
-            raise ToolError(f"qemu-io could not write: {line.strip() or 'it ended'}")
-        self._done += line.count("wrote ")
 
 
 def _find(tool: str) -> str | None:

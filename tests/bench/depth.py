@@ -43,7 +43,7 @@ def _open(ours: Ours, position: int, which: str) -> float:
     api = ours.stack.appliance_api
     asked_s = time.monotonic()
     access = api.enable_image(GROUP, ImageRequest(position=position))
-    with Initiator(access.portal, access.iqn, lun=access.luns[0].lun) as initiator:
+    with Initiator(access.portal, access.iqn, luns=[access.luns[0].lun]) as initiator:
         initiator.read(access.luns[0].lun, 0, SIZE_BYTES)
         first_s = time.monotonic() - asked_s
         reads_us = [_read_us(initiator, access.luns[0].lun) for _ in range(READS)]

@@ -14,7 +14,7 @@ _DEPTH: Final = 8
 
 def read_luns(portal: str, iqn: str, luns: Sequence[int], sizes: Sequence[int]) -> list[bytes]:
     """All bytes of each LUN, in the order of `luns`. Raises `InitiatorError`."""
-    with Initiator(portal, iqn, lun=luns[0]) as initiator:
+    with Initiator(portal, iqn, luns=luns) as initiator:
         return [_read_lun(initiator, lun, size) for lun, size in zip(luns, sizes, strict=True)]
 
 

@@ -61,7 +61,7 @@ class Writer(threading.Thread):
     def run(self) -> None:
         while not self._stopping.is_set():
             try:
-                with Initiator(*self._target, lun=self._luns[0]) as initiator:
+                with Initiator(*self._target, luns=self._luns) as initiator:
                     self.sessions += 1
                     self._session(initiator)
             except InitiatorError as error:

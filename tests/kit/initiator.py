@@ -9,7 +9,7 @@ wants to know which command got its status. Only functions of the library are us
 import ctypes
 import select
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, Final, TypeAlias
 
 Done: TypeAlias = Callable[[bytes | None, int | None], None]
@@ -17,6 +17,8 @@ Done: TypeAlias = Callable[[bytes | None, int | None], None]
 
 INITIATOR_NAME: Final = "iqn.2026-11.io.iscsi-rp:test-initiator"
 
+_ATTENTIONS: Final = 3
+"How many may be pending on a LUN."
 GOOD: Final = 0
 "SAM-5 5.3.1"
 _LAST_STATUS: Final = 0xFF
@@ -61,6 +63,7 @@ _PROTOTYPES: Final[dict[str, tuple[Any, tuple[Any, ...]]]] = {
     "iscsi_set_noautoreconnect": (None, (_PTR, _INT)),
     "iscsi_set_timeout": (_INT, (_PTR, _INT)),
     "iscsi_full_connect_sync": (_INT, (_PTR, _STR, _INT)),
+    "iscsi_testunitready_sync": (_PTR, (_PTR, _INT)),
     "iscsi_logout_sync": (_INT, (_PTR,)),
     "iscsi_get_error": (_STR, (_PTR,)),
     "iscsi_get_fd": (_INT, (_PTR,)),
@@ -91,9 +94,15 @@ class Initiator:
     """A session with `iqn` at `portal` ("host:port"). Raises `InitiatorError` when the login fails."""
 
     def __init__(
-        self, portal: str, iqn: str, *, lun: int = 0, name: str = INITIATOR_NAME, timeout_s: int = 20
+        self,
+        portal: str,
+        iqn: str,
+        *,
+        luns: Sequence[int] = (0,),
+        name: str = INITIATOR_NAME,
+        timeout_s: int = 20,
     ) -> None:
-        """`lun` is asked for readiness at login; `timeout_s` is the patience with one command."""
+        """`luns` are asked for readiness, so no unit attention is left; `timeout_s` is for one command."""
         self._lib = _load()
         self._context: int | None = self._lib.iscsi_create_context(name.encode())
         self._tasks: dict[int, tuple[Done, Any, Any]] = {}
@@ -107,8 +116,10 @@ class Initiator:
         lib.iscsi_set_header_digest(context, _DIGEST_NONE)
         lib.iscsi_set_targetname(context, iqn.encode())
         lib.iscsi_set_timeout(context, timeout_s)
-        if lib.iscsi_full_connect_sync(context, portal.encode(), lun) != 0:
+        if lib.iscsi_full_connect_sync(context, portal.encode(), luns[0]) != 0:
             raise self._lost()
+        for lun in luns:
+            self._clear_attention(lun)
 
     def __enter__(self) -> "Initiator":
         return self
@@ -200,6 +211,16 @@ class Initiator:
         if not self._tasks and self._lib.iscsi_get_fd(self._context) >= 0:
             self._lib.iscsi_logout_sync(self._context)
         self._drop()
+
+    def _clear_attention(self, lun: int) -> None:
+        for _ in range(_ATTENTIONS):
+            task = self._lib.iscsi_testunitready_sync(self._context, lun)
+            good = bool(task) and _status(task) == GOOD
+            if task:
+                self._lib.scsi_free_scsi_task(task)
+            if good:
+                return
+        raise self._lost()
 
     def _wait(self, submit: Callable[[Done], None]) -> bytes | None:
         outcome: list[tuple[bytes | None, int | None]] = []
