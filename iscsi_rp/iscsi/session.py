@@ -182,14 +182,17 @@ class Session:
         self._advance(header.itt)
 
     def _data_out(self, header: Header, data: Buffer) -> None:
-        # What is not there was aborted (RFC 7143 4.2.2.3.4: its data is dropped).
+        # What is not there was aborted: its data is dropped.
         if header.itt in self._transfers and self._transfers[header.itt].take(header, data):
+            self._transfers[header.itt].unsolicited = False
             self._advance(header.itt)
 
     def _advance(self, itt: int) -> None:
-        """Give a transfer that is complete to its logical unit; ask for the next burst of one that is not."""
+        """A sequence of data has ended: ask for the next, or give the command to its logical unit."""
         transfer = self._transfers[itt]
-        if transfer.complete:
+        if transfer.error is not None:
+            self.drop_transfer(itt, CHECK_CONDITION, transfer.error.encode())
+        elif transfer.complete:
             head = self._transfers.remove(itt).header
             self._gather(head.lun, itt, head.opcode, head.flags, head.word20, head.tail, transfer.data)
         elif transfer.granted:
@@ -258,13 +261,13 @@ class Session:
             if status == CHECK_CONDITION:
                 self._respond(itt, status, payload, expected, transfer)
                 continue
-            size = len(payload)
+            size = min(len(payload), expected)
             if not flags & READ_FLAG or not size:
                 self.bytes_written += transfer if flags & WRITE_FLAG else 0
                 self._respond(itt, status, b"", expected, transfer)
                 continue
-            if size > expected:
-                payload, size = payload[:expected], expected
+            if size < len(payload):
+                payload = payload[:size]
             self.bytes_read += size
             if size <= max_send:
                 under = expected - transfer
@@ -333,20 +336,20 @@ class Session:
         """Drop the transfers for `unit` (None: any), let `barrier` watch the commands that it has."""
         for itt in self._transfers.tags():
             if unit is None or self.unit(self._transfers[itt].header.lun) is unit:
-                self.drop_transfer(itt, tell=tell)
+                self.drop_transfer(itt, TASK_ABORTED if tell else None)
         barrier.watch(self, [itt for itt, task in self._tasks.items() if unit in (None, self.unit(task[2]))])
         if tell:
             self._flush_later()
 
-    def drop_transfer(self, itt: int, *, tell: bool) -> bool:
-        """Forget a command whose data has not all come. `tell`: with TASK ABORTED."""
+    def drop_transfer(self, itt: int, status: int | None = None, sense: bytes = b"") -> bool:
+        """Forget a command whose data has not all come, and answer it if there is a `status` for it."""
         if itt not in self._transfers:
             return False
         header = self._transfers.remove(itt).header
         if not header.opcode & IMMEDIATE:
             self._max_cmd_sn = self._max_cmd_sn + 1 & _WRAP
-        if tell:
-            self._respond(itt, TASK_ABORTED, b"", header.word20, 0)
+        if status is not None:
+            self._respond(itt, status, sense, header.word20, 0)
         self._grant()
         return True
 

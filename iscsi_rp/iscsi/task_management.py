@@ -97,7 +97,7 @@ def manage_tasks(session: Session, header: Header, others: Iterable[Session]) ->
 
 
 def _abort_task(session: Session, itt: int, respond: Callable[[int], None]) -> None:
-    if session.drop_transfer(itt, tell=False):
+    if session.drop_transfer(itt):
         respond(COMPLETE)
     elif session.has_task(itt):
         barrier = Barrier(partial(respond, COMPLETE))

@@ -8,6 +8,7 @@ from typing import Final
 
 from iscsi_rp.device import Buffer
 from iscsi_rp.iscsi.pdu import FINAL, NO_TAG, Header, ProtocolError
+from iscsi_rp.scsi.sense import INCORRECT_AMOUNT_OF_DATA, PROTOCOL_SERVICE_CRC_ERROR, Sense
 
 GRANTED_BYTES: Final = 8 << 20
 "Data that a connection is asked for at once; further transfers wait for their R2T."
@@ -31,6 +32,8 @@ class Transfer:
     burst_end: int = 0
     data_sn: int = 0
     r2t_sn: int = 0
+    error: Sense | None = None
+    "What the command ends with instead of reaching its logical unit."
 
     @property
     def complete(self) -> bool:
@@ -45,24 +48,25 @@ class Transfer:
         return self.r2t_sn - 1, offset, self.burst_end - offset
 
     def take(self, header: Header, data: Buffer) -> bool:
-        """Take a Data-Out; true when it was the last of its sequence. Raises `ProtocolError`."""
+        """Take a Data-Out; true when it was the last of its sequence. Raises `ProtocolError`.
+
+        One that is out of order or too long breaks the command: what still comes of it is dropped, and it ends with
+        `error` at the end of the sequence (RFC 7143 7.7, 7.9).
+        """
         end = self.unsolicited_limit if self.unsolicited else self.burst_end
         data_sn = int.from_bytes(header.tail[4:8], "big")
         offset = int.from_bytes(header.tail[8:12], "big")
+        final = bool(header.flags & FINAL)
         if header.word20 != self.ttt:
             raise ProtocolError("Data came that nobody asked for.")
-        if data_sn != self.data_sn or offset != len(self.data) or offset + len(data) > end:
-            raise ProtocolError("Data came out of order or beyond its burst.")
-        self.data += data
-        self.data_sn += 1
-        if not header.flags & FINAL:
-            if len(self.data) >= end:
-                raise ProtocolError("A sequence of data has no end.")
-            return False
-        if not self.unsolicited and len(self.data) < end:
-            raise ProtocolError("A sequence of data is too short.")
-        self.unsolicited = False
-        return True
+        if data_sn != self.data_sn or offset != len(self.data):
+            self.error = PROTOCOL_SERVICE_CRC_ERROR
+        elif offset + len(data) > end or (final and not self.unsolicited and offset + len(data) < end):
+            self.error = INCORRECT_AMOUNT_OF_DATA
+        if self.error is None:
+            self.data += data
+            self.data_sn += 1
+        return final
 
 
 class Transfers:

@@ -16,10 +16,10 @@ _ABSENT: Final = 0x7F
 "No logical unit here, and none could be: qualifier 011b, device type 1Fh."
 _RELATIVE_PORT: Final = 1
 
-_VERSIONS: Final = (0x00A0, 0x0960, 0x0460, 0x0600)
-"Version descriptors: SAM-5, iSCSI, SPC-4, SBC-4 (SPC-4 6.6.2)."
+_VERSIONS: Final = (0x00A0, 0x0960, 0x0460, 0x04C0)
+"Version descriptors: SAM-5, iSCSI, SPC-4, SBC-3 (SPC-4 6.6.2)."
 
-_BLOCK_LIMITS: Final = struct.Struct(">BBHIIIIIIIIQ20x")
+_BLOCK_LIMITS: Final = struct.Struct(">BBHIIIIIIIQ20x")
 
 
 def inquiry(task: Task) -> None:
@@ -99,9 +99,8 @@ def _block_limits(unit: "LogicalUnit") -> bytes:
         limits.unmap_descriptors if unit.thin else 0,
         unit.blocks_per_physical if unit.thin else 0,
         0x8000_0000 if unit.thin else 0,  # UGAVALID, alignment 0
-        0,
         limits.write_same_blocks,
-    )[:60]
+    )
 
 
 def _characteristics(unit: "LogicalUnit") -> bytes:

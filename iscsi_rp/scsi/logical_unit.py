@@ -32,10 +32,9 @@ TRANSFER_BYTES: Final = 8 << 20
 _HELD_BYTES: Final = 2 * TRANSFER_BYTES
 "Reads of one batch for the device: `done` can give their data away before the next ones take memory."
 _OPTIMAL_BYTES: Final = 1 << 20
-_WRITE_SAME_BYTES: Final = 32 << 20
-_UNMAP_BYTES: Final = 1 << 30
+_WRITE_SAME_BYTES: Final = 16 << 20
+_UNMAP_BLOCKS: Final = 1 << 20
 _UNMAP_DESCRIPTORS: Final = 256
-_PHYSICAL_BYTES: Final = 4096
 
 
 class Limits(NamedTuple):
@@ -51,18 +50,21 @@ class Limits(NamedTuple):
 class LogicalUnit:
     """One disk. Several targets and any number of nexuses may share it."""
 
-    def __init__(self, device: BlockDevice, identity: Identity, *, thin: bool = True) -> None:
-        """`thin`: UNMAP is offered (logical block provisioning)."""
+    def __init__(
+        self, device: BlockDevice, identity: Identity, *, thin: bool = True, physical_block_size: int = 4096
+    ) -> None:
+        """`thin`: UNMAP is offered (logical block provisioning). `physical_block_size` in bytes: with a device
+        of 512-byte blocks 4096 makes a 512e disk and 512 a 512n one."""
         block = device.block_size
         self.device, self.identity, self.thin = device, identity, thin
         self.mode = ModePages()
         self.size_blocks = device.size // block
-        self.blocks_per_physical = max(1, _PHYSICAL_BYTES // block)
+        self.blocks_per_physical = max(1, physical_block_size // block)
         self.limits = Limits(
             TRANSFER_BYTES // block,
             _OPTIMAL_BYTES // block,
             _WRITE_SAME_BYTES // block,
-            _UNMAP_BYTES // block,
+            _UNMAP_BLOCKS,
             _UNMAP_DESCRIPTORS,
         )
 

@@ -47,6 +47,9 @@ NOT_READY: Final = Sense(0x2, 0x04, 0x00)
 UNRECOVERED_READ_ERROR: Final = Sense(0x3, 0x11, 0x00)
 WRITE_ERROR: Final = Sense(0x3, 0x0C, 0x00)
 INTERNAL_TARGET_FAILURE: Final = Sense(0x4, 0x44, 0x00)
+# Errors of the transport that end one command (RFC 7143 7.7).
+PROTOCOL_SERVICE_CRC_ERROR: Final = Sense(0xB, 0x47, 0x05)
+INCORRECT_AMOUNT_OF_DATA: Final = Sense(0xB, 0x0C, 0x0D)
 MISCOMPARE: Final = Sense(0xE, 0x1D, 0x00)
 
 # A BusyError is not here: it is the status TASK SET FULL, which has no sense.

@@ -1,6 +1,6 @@
 """A target in a process of its own, for real initiators: one file as LUN 0.
 
-`python -m tests.kit.target_process FILE` prints the port it serves on and runs until its standard input ends.
+`python -m tests.kit.target_process FILE BLOCK_SIZE PHYSICAL_BLOCK_SIZE [PORT]` prints the port it serves on and runs until its standard input ends.
 """
 
 import asyncio
@@ -19,10 +19,11 @@ IQN: Final = "iqn.2026-01.io.iscsi-rp:test"
 NAA: Final = bytes.fromhex("6001405000000000000000000000001a")
 
 
-async def serve(path: str, block_size: int, port: int) -> None:
+async def serve(path: str, block_size: int, physical_block_size: int, port: int = 0) -> None:
     device = FileDevice(path, block_size=block_size)
+    unit = LogicalUnit(device, Identity(NAA, "test-1"), physical_block_size=physical_block_size)
     server = IscsiServer()
-    server.add_target(IQN, {0: LogicalUnit(device, Identity(NAA, "test-1"))})
+    server.add_target(IQN, {0: unit})
     print((await server.listen("127.0.0.1", port))[1], flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await server.close(1.0)
@@ -30,9 +31,10 @@ async def serve(path: str, block_size: int, port: int) -> None:
 
 
 @contextmanager
-def target_process(path: Path, *, block_size: int = 512) -> Iterator[str]:
+def target_process(path: Path, *, block_size: int = 512, physical_block_size: int = 4096) -> Iterator[str]:
     """The URL of LUN 0, `iscsi://127.0.0.1:PORT/IQN/0`; the process ends with the block, by itself."""
-    command = [sys.executable, "-m", "tests.kit.target_process", str(path), str(block_size)]
+    sizes = str(block_size), str(physical_block_size)
+    command = [sys.executable, "-m", "tests.kit.target_process", str(path), *sizes]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
@@ -47,11 +49,4 @@ def target_process(path: Path, *, block_size: int = 512) -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    arguments = sys.argv[1:]
-    asyncio.run(
-        serve(
-            arguments[0],
-            int(arguments[1]) if len(arguments) > 1 else 512,
-            int(arguments[2]) if len(arguments) > 2 else 0,
-        )
-    )
+    asyncio.run(serve(sys.argv[1], *(int(argument) for argument in sys.argv[2:])))
