@@ -151,8 +151,7 @@ class Log:
         A batch stays within one segment, so it makes that one larger where it must. Raises
         `JournalFullError`, `JournalIoError`, `JournalUnusableError`.
         """
-        if self._broken is not None:
-            raise JournalUnusableError(f"The log takes no more records: {self._broken}.")
+        self._check_usable()
         size = HEADER_BYTES * len(entries) + sum(len(entry[6]) for entry in entries)
         tail = self.segments[-1]
         if not tail.has_room(len(entries), size):
@@ -196,17 +195,23 @@ class Log:
         return tail
 
     def _cut_back(self, tail: Segment) -> None:
-        """Take a batch that failed half way out of the file.
-
-        Its remains could not be read, but also must not stay.
-        """
+        """Take a batch that failed half way out of the file; durably, lest it come back in place of the next."""
         try:
             tail.file.truncate(tail.end_offset)
+            tail.file.sync()
         except JournalError as error:
             self._broken = f"after a failed write it could not be cut back ({error})"
 
+    def _check_usable(self) -> None:
+        if self._broken is not None:
+            raise JournalUnusableError(f"The log takes no more records: {self._broken}.")
+
     def begin_sync(self) -> SyncTicket:
-        """Start to make everything appended until now durable. One round at a time."""
+        """Start to make everything appended until now durable. One round at a time.
+
+        Raises `JournalUnusableError`, `ConflictError`.
+        """
+        self._check_usable()
         if self._ticket is not None:
             raise ConflictError("A sync of the log is under way already.")
         full = [segment for segment in self.segments[:-1] if not segment.is_sealed]
@@ -215,7 +220,8 @@ class Log:
         return self._ticket
 
     def finish_sync(self, ticket: SyncTicket) -> None:
-        """After `ticket.run()` has returned."""
+        """After `ticket.run()` has returned. Raises `JournalUnusableError`: what it synced is not known then."""
+        self._check_usable()
         if ticket is not self._ticket:
             raise ConflictError("This sync of the log was given up.")
         self.durable = ticket.end
@@ -225,7 +231,7 @@ class Log:
         """After a failed sync, which is a power loss: throw away all that is not durable. Blocks.
 
         The pages may look clean now and yet not be on the disk; so nothing that was written since may be
-        relied on. Raises `JournalUnusableError`; the log then takes no more records.
+        relied on. Also the way back from `JournalUnusableError`, which it raises itself where it fails.
         """
         kept = [segment for segment in self.segments if segment.first <= self.durable] or [self.segments[0]]
         removed = self.segments[len(kept) :]
@@ -241,6 +247,7 @@ class Log:
             raise JournalUnusableError(f"The log takes no more records: {self._broken}.") from error
         with self._segments_lock:
             self.segments = tuple(segment for segment in self.segments if segment not in removed)
+        self._broken = None
 
     def remove_oldest(self) -> None:
         """Give up the oldest segment, which must be sealed.

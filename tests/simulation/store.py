@@ -13,7 +13,7 @@ from random import Random
 import google_crc32c
 
 from iscsi_rp.errors import ConflictError
-from iscsi_rp.journal.errors import ImageGoneError, JournalError, ReplicaBusyError
+from iscsi_rp.journal.errors import ImageGoneError, JournalError, JournalUnusableError, ReplicaBusyError
 from iscsi_rp.journal.log import Log, SyncTicket
 from iscsi_rp.journal.record import DATA, INIT, INIT_ZERO, UNMAP, ZERO, Entry
 from iscsi_rp.journal.replica import Replica, Step
@@ -41,8 +41,6 @@ class Store:
         self.disk = SimDisk(self.random)
         self.images: list[Image] = [{volume: bytes(size) for volume, size in SIZES.items()}]
         "By position."
-        self.refused: list[Image] = []
-        "Of a batch that failed last: cut out of the file, but the cut is not durable before the next sync."
         self.operations: list[tuple[str, Iterator[Step]]] = []
         self.ticket: SyncTicket | None = None
         self.has_run = False
@@ -112,10 +110,11 @@ class Store:
             end = self.log.append(entries, 100 * self.log.end)
         except JournalError as error:
             self.say(f"append failed: {error}")
-            self.images, self.refused = self.images[:written], images
+            del self.images[written:]
+            if isinstance(error, JournalUnusableError):
+                self._cut_to_durable()
             return
         self.known = end
-        self.refused = []
         self.say(f"append {written}..{end}: {[entry[:6] for entry in entries]}")
 
     def _entry(self) -> Entry:
@@ -154,10 +153,13 @@ class Store:
             self.ticket.run()
             self.has_run = True
         except JournalError:
-            self.ticket = None
-            self.log.cut_to_durable()
-            self.say(f"sync failed: cut to {self.log.end}")
-            self._forget_images()
+            self._cut_to_durable()
+
+    def _cut_to_durable(self) -> None:
+        self.ticket = None
+        self.log.cut_to_durable()
+        self.say(f"sync failed: cut to {self.log.end}")
+        self._forget_images()
 
     def finish_sync(self) -> None:
         if self.ticket is not None and self.has_run:
@@ -250,8 +252,6 @@ class Store:
         self.look_at_all()
 
     def _forget_images(self) -> None:
-        self.images += self.refused
-        self.refused = []
         if self.log.end >= len(self.images):
             raise Broken(f"the log has {self.log.end} records, {len(self.images) - 1} were written")
         del self.images[self.log.end + 1 :]
