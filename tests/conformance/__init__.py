@@ -1,0 +1,1 @@
+"""Conformance: libiscsi's test suite against a real server process."""
