@@ -59,14 +59,14 @@ def enable(
     site: Site,
     group: str,
     latest: bool,
-    time_text: str | None,
+    when: int | str | None,
     bookmark: str | None,
     position: int | None,
     writable: bool,
     as_json: bool,
 ) -> None:
     """Serve an image, at once, as LUNs of a target of its own."""
-    chosen = selector(latest, time_text, bookmark, position)
+    chosen = selector(latest, when, bookmark, position)
     if chosen is None:
         raise UsageError("which image?", hint="Give one of --latest, --time, --bookmark and --position.")
     access = site.appliance.enable_image(group, ImageRequest(**chosen.model_dump(), writable=writable))

@@ -31,6 +31,10 @@ class Commands(click.Group):
         except Error as error:
             _show(error)
             ctx.exit(error.exit_code)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else ctx.command_path
+            _show(UsageError(error.format_message(), hint=f"`{command} --help` says how it is used."))
+            ctx.exit(UsageError.exit_code)
         except ValidationError as error:
             _show(UsageError(complaint(error.errors())))
             ctx.exit(UsageError.exit_code)

@@ -31,6 +31,10 @@ def time(text: str) -> int:
         raise click.BadParameter(str(error)) from error
 
 
+def time_or_latest(text: str) -> int | str:
+    return text if text == "latest" else time(text)
+
+
 ABSOLUTE_PATH: Final = click.Path(path_type=Path, resolve_path=True)
 
 group_argument = click.argument("group", shell_complete=complete_group)
@@ -48,7 +52,7 @@ def image_options(command: F) -> F:
         click.option(
             "--bookmark", metavar="NAME", shell_complete=complete_bookmark, help="The bookmark's image."
         ),
-        click.option("--time", "time_text", metavar="TIME", help=_TIME_HELP),
+        click.option("--time", "when", type=time_or_latest, metavar="TIME", help=_TIME_HELP),
         click.option("--latest", is_flag=True, help="The newest image."),
     ):
         command = option(command)
@@ -56,14 +60,15 @@ def image_options(command: F) -> F:
 
 
 def selector(
-    latest: bool, time_text: str | None, bookmark: str | None, position: int | None
+    latest: bool, when: int | str | None, bookmark: str | None, position: int | None
 ) -> ImageSelector | None:
     """What was chosen by `image_options`; None where nothing was. UsageError: more than one."""
-    latest = latest or time_text == "latest"
-    time_ns = None if time_text is None or time_text == "latest" else time(time_text)
-    given = sum((latest, time_ns is not None, bookmark is not None, position is not None))
+    ways = (latest or None, when, bookmark, position)
+    given = sum(way is not None for way in ways)
     if given > 1:
         raise UsageError("choose an image by one of --latest, --time, --bookmark and --position only")
     if not given:
         return None
-    return ImageSelector(latest=latest, time_ns=time_ns, bookmark=bookmark, position=position)
+    if isinstance(when, int):
+        return ImageSelector(time_ns=when)
+    return ImageSelector(latest=latest or when == "latest", bookmark=bookmark, position=position)

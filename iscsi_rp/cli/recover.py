@@ -20,7 +20,7 @@ def recover_production(
     site: Site,
     group: str,
     latest: bool,
-    time_text: str | None,
+    when: int | str | None,
     bookmark: str | None,
     position: int | None,
     dry_run: bool,
@@ -31,7 +31,7 @@ def recover_production(
 
     Hosts are blocked meanwhile. What production was before stays in the journal, as images.
     """
-    chosen = selector(latest, time_text, bookmark, position)
+    chosen = selector(latest, when, bookmark, position)
     plan = site.appliance.plan_recovery(group, chosen)
     if dry_run and as_json:
         print_json(plan)

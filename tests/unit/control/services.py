@@ -46,6 +46,9 @@ def time_of(position: int) -> int:
 
 class MemoryArray:
     def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
         self.volumes: dict[str, Volume] = {}
         self.jobs: dict[str, Job] = {}
         self.verification: dict[str, bool | int] = {
@@ -117,6 +120,9 @@ class MemoryArray:
 class MemoryAppliance:
     def __init__(self, array: MemoryArray) -> None:
         self.array = array
+        self.forget()
+
+    def forget(self) -> None:
         self.groups: dict[str, GroupStatus] = {}
         self.bookmarks: list[Bookmark] = []
         self.access: ImageAccess | None = None
