@@ -11,7 +11,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from iscsi_rp.appliance.access_log import AccessLog
-from iscsi_rp.appliance.image_cache import ImageCache
+from iscsi_rp.appliance.image_cache import CHUNK_BYTES, ImageCache
 from iscsi_rp.device import (
     FLUSH,
     READ,
@@ -30,6 +30,10 @@ QUEUED_IOS: Final = 4096
 "Operations that may be in threads; one more fails with `BusyError`."
 QUEUED_BYTES: Final = 64 << 20
 "Data of reads and writes in threads; an operation beyond it fails with `BusyError`."
+
+LANES: Final = 4
+LANE_READS: Final = 16
+"Reads that a thread takes from a lane at once."
 
 Reader: TypeAlias = Callable[[int, int, int], bytes]
 "`reader(volume, offset, length)`: what the image has there. Blocks, thread safe, raises `Error`."
@@ -52,6 +56,7 @@ class ImageDevice:
         self._below = ImageCache(partial(reader, volume), size)
         self._threads = threads
         self._log = access_log
+        self._lanes: list[list[tuple[Io, Done]]] = [[] for _ in range(LANES)]
         self._queued_ios = self._queued_bytes = 0
         self._idle: asyncio.Event | None = None
 
@@ -126,10 +131,23 @@ class ImageDevice:
         done([(io[5], result) for io, result in finished])
 
     def _start_read(self, io: Io, done: Done) -> None:
-        loop = asyncio.get_running_loop()
-        self._threads.submit(
-            lambda: loop.call_soon_threadsafe(self._finish, done, [(io, self._read(io[1], io[2]))])
-        )
+        lane = self._lanes[io[1] // CHUNK_BYTES % LANES]
+        lane.append((io, done))
+        if len(lane) == 1:
+            self._threads.submit(self._serve, lane, asyncio.get_running_loop())
+
+    def _serve(self, lane: list[tuple[Io, Done]], loop: asyncio.AbstractEventLoop) -> None:
+        """In a thread: reads stay in the lane, which only grows meanwhile, until `_served` takes them out."""
+        results = [self._read(io[1], io[2]) for io, _ in lane[:LANE_READS]]
+        loop.call_soon_threadsafe(self._served, lane, results)
+
+    def _served(self, lane: list[tuple[Io, Done]], results: list[Result]) -> None:
+        served = lane[: len(results)]
+        del lane[: len(results)]
+        if lane:
+            self._threads.submit(self._serve, lane, asyncio.get_running_loop())
+        for (io, done), result in zip(served, results, strict=True):
+            self._finish(done, [(io, result)])
 
     def _start_changes(self, changes: list[Io], done: Done) -> None:
         """Those that need not be durable are reported as soon as they are in the log."""

@@ -8,18 +8,16 @@ from typing import Final
 CHUNK_BYTES: Final = 64 << 10
 CHUNKS: Final = 256
 "16 MiB for each device."
-_LOCKS: Final = 16
 
 
 class ImageCache:
-    """Used from any thread."""
+    """Used from any thread. Two that miss the same chunk at once both fetch it."""
 
     def __init__(self, reader: Callable[[int, int], bytes], size: int) -> None:
         """`reader(offset, length)` blocks; `size` is the volume's, in bytes."""
         self._reader, self._size = reader, size
         self._chunks: OrderedDict[int, bytes] = OrderedDict()
         self._lock = Lock()
-        self._fetching = [Lock() for _ in range(_LOCKS)]
 
     def cached(self, offset: int, length: int) -> bytes | None:
         """The data, if it is here. Never blocks for long."""
@@ -47,15 +45,13 @@ class ImageCache:
         return b"".join([self._chunk(number) for number in range(first, last + 1)])[start : start + length]
 
     def _chunk(self, number: int) -> bytes:
-        # Of many short reads in one chunk, one fetches it and the others wait for that.
-        with self._fetching[number % _LOCKS]:
+        with self._lock:
+            chunk = self._chunks.get(number)
+        if chunk is None:
+            start = number * CHUNK_BYTES
+            chunk = self._reader(start, min(CHUNK_BYTES, self._size - start))
             with self._lock:
-                chunk = self._chunks.get(number)
-            if chunk is None:
-                start = number * CHUNK_BYTES
-                chunk = self._reader(start, min(CHUNK_BYTES, self._size - start))
-                with self._lock:
-                    self._chunks[number] = chunk
-                    if len(self._chunks) > CHUNKS:
-                        self._chunks.popitem(last=False)
-            return chunk
+                self._chunks[number] = chunk
+                if len(self._chunks) > CHUNKS:
+                    self._chunks.popitem(last=False)
+        return chunk
