@@ -142,6 +142,7 @@ class Receiver:
             raise RemoteProtocolError(f"the group is paused: {self.paused}")
         indexes = self._volume_indexes(hello)
         self.end(hello.processor, "the processor began a new session")
+        self.open_span()
         self.state.last_session += 1
         session = Session(peer, hello, indexes, self.state.last_session, now_ns)
         self.sessions[hello.processor] = session
@@ -329,7 +330,9 @@ class Receiver:
     def _maybe_end_span(self, now_ns: int) -> None:
         if self.span_from is None or self.state.restoring is not None:
             return
-        if all((session := self.sessions.get(name)) and session.ended for name in self.state.processors):
+        covered = {volume for session in self.sessions.values() for volume in session.volumes if session.ended}
+        known = all((session := self.sessions.get(name)) and session.ended for name in self.state.processors)
+        if known and len(covered) == len(self.volumes):
             self.content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
             self.span_from = None
 
