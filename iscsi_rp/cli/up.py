@@ -4,16 +4,17 @@ import asyncio
 import signal
 import sys
 from asyncio.subprocess import Process
-from contextlib import suppress
+from collections.abc import Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import Final
 
 import click
 
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.client import ApiClient, ApplianceClient, ArrayClient
+from iscsi_rp.control.client import ApiClient
 from iscsi_rp.control.config import Config
-from iscsi_rp.errors import UnreachableError
+from iscsi_rp.errors import ConflictError, UnreachableError
 
 POLL_S: Final = 0.1
 STOP_TIMEOUT_S: Final = 30.0
@@ -26,22 +27,29 @@ STOP_TIMEOUT_S: Final = 30.0
 @pass_site
 def up(site: Site, context: click.Context, config: Path | None, state: Path | None) -> None:
     """Start array and appliance here, until ^C. Nothing is restarted: if one ends, the other is stopped."""
-    context.exit(asyncio.run(_up(Site(config or site.config_path, state or site.state))))
+    with closing(Site(config or site.config_path, state or site.state)) as chosen:
+        context.exit(asyncio.run(_up(chosen)))
 
 
 async def _up(site: Site) -> int:
-    config = site.config
+    clients: tuple[ApiClient, ...] = (site.array, site.appliance)
+    for client in clients:
+        if await asyncio.to_thread(_answers, client):
+            raise ConflictError(
+                f"the {client.daemon} is running already", hint="Stop it first, or choose another --state."
+            )
     stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
     daemons = {name: await _start(site, name) for name in ("appliance", "array")}
     ends = {asyncio.create_task(process.wait()): name for name, process in daemons.items()}
     stopped = asyncio.create_task(stop.wait())
-    ready = asyncio.create_task(_ready(config))
+    ready = asyncio.create_task(_ready(clients))
     try:
         await asyncio.wait({ready, stopped, *ends}, return_when=asyncio.FIRST_COMPLETED)
         if ready.done():
-            _welcome(config, " ".join(["iscsi-rp", *site.arguments()]))
+            ready.result()
+            _welcome(site.config, " ".join(["iscsi-rp", *site.arguments()]))
             await asyncio.wait({stopped, *ends}, return_when=asyncio.FIRST_COMPLETED)
         code = next((_report(name, end.result()) for end, name in ends.items() if end.done()), 0)
     finally:
@@ -59,15 +67,10 @@ async def _start(site: Site, name: str) -> Process:
     return await asyncio.create_subprocess_exec(*command, process_group=0)
 
 
-async def _ready(config: Config) -> None:
-    clients: tuple[ApiClient, ...] = (
-        ArrayClient(config.array_socket),
-        ApplianceClient(config.appliance_socket),
-    )
-    for each in clients:
-        with each as client:
-            while not await asyncio.to_thread(_answers, client):
-                await asyncio.sleep(POLL_S)
+async def _ready(clients: Sequence[ApiClient]) -> None:
+    for client in clients:
+        while not await asyncio.to_thread(_answers, client):
+            await asyncio.sleep(POLL_S)
 
 
 def _answers(client: ApiClient) -> bool:

@@ -65,7 +65,10 @@ def test_a_shown_whole_size_is_read_back(count: int, unit: str) -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (0.84, "0.8 s"),
+        (0, "0.0 s"),
+        (0.0025, "2.5 ms"),
+        (0.84, "840 ms"),
+        (4.24, "4.2 s"),
         (42.4, "42 s"),
         (185, "3 min 5 s"),
         (7800, "2 h 10 min"),
