@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Final
 from uuid import uuid4
 
+import structlog
 from pydantic import JsonValue
 
 from iscsi_rp.clock import utc_ns
@@ -15,6 +16,8 @@ from iscsi_rp.errors import Error
 
 MAX_JOBS: Final = 100
 "Jobs remembered; older ones that are over are forgotten."
+
+_log = structlog.get_logger(__name__)
 
 
 class Progress:
@@ -63,6 +66,10 @@ class Jobs:
             change = {"state": JobState.FAILED, "message": error.message}
         except asyncio.CancelledError:
             change = {"state": JobState.FAILED, "message": "the daemon stopped"}
+        except Exception as error:
+            # A bug of ours. Without an end of the job, whoever follows it would wait for ever.
+            _log.exception("job failed", kind=job.kind, group=job.group)
+            change = {"state": JobState.FAILED, "message": f"internal error ({type(error).__name__})"}
         self._jobs[job.id] = (job.model_copy(update={**change, "finished_ns": utc_ns()}), progress)
 
     def get(self, job_id: str) -> Job:
