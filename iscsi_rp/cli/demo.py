@@ -30,8 +30,9 @@ def demo(keep: bool, directory: Path | None) -> None:
     file came back unharmed.
     """
     demo_tools.require_tools()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as cleanup:
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+        cleanup.callback(signal.signal, signal.SIGTERM, before)
         folder = _folder(directory, keep, cleanup)
         daemons = cleanup.enter_context(Daemons(folder))
         Story(daemons, folder, Console(highlight=False)).tell()

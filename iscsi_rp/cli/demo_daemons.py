@@ -28,7 +28,7 @@ class Daemons:
             array=ArrayConfig(iqn=IQN, portals=[self.portal]),
             appliance=ApplianceConfig(portals=[Portal("127.0.0.1", appliance_port)]),
         )
-        self._log_path = directory / "daemons.log"
+        self._logs = {name: directory / f"{name}.log" for name in ("array", "appliance")}
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self.array = ArrayClient(self._config.array_socket)
         self.appliance = ApplianceClient(self._config.appliance_socket)
@@ -40,18 +40,10 @@ class Daemons:
     def __enter__(self) -> "Daemons":
         self.config_path.write_text(self._config.toml())
         try:
-            with self._log_path.open("ab") as log:
-                for name in ("array", "appliance"):
-                    command = [
-                        sys.executable,
-                        "-m",
-                        "iscsi_rp",
-                        "--config",
-                        str(self.config_path),
-                        name,
-                        "run",
-                    ]
-                    # A session of their own: ^C ends the demonstration, and that ends them.
+            for name, path in self._logs.items():
+                command = [sys.executable, "-m", "iscsi_rp", "--config", str(self.config_path), name, "run"]
+                # A session of their own: ^C ends the demonstration, and that ends them.
+                with path.open("ab") as log:
                     self._processes[name] = subprocess.Popen(
                         command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, start_new_session=True
                     )
@@ -73,7 +65,7 @@ class Daemons:
                     break
                 except UnreachableError:
                     if self._processes[name].poll() is not None or time.monotonic() > deadline_s:
-                        said = self._log_path.read_text(errors="replace").strip().splitlines()[-3:]
+                        said = self._logs[name].read_text(errors="replace").strip().splitlines()[-3:]
                         raise Error(f"the {name} did not start: {' / '.join(said)}") from None
                     time.sleep(0.05)
 

@@ -15,18 +15,16 @@ BLOCK: Final = 4096
 _DEPARTMENTS: Final = ("accounting", "design", "personnel", "sales")
 _KINDS: Final = (("txt", 4_000, 40_000), ("csv", 20_000, 90_000), ("jpg", 90_000, 400_000))
 "Suffix, and sizes in bytes from and to."
-_FILES: Final = 50
-"In each department."
 _WORDS: Final = (b"invoice", b"drawing", b"offer", b"contract", b"minutes", b"order", b"payroll", b"customer")
 
 
-def make_files(directory: Path, seed: int) -> None:
-    """Text, tables and pictures in four folders."""
+def make_files(directory: Path, seed: int, in_each: int = 50) -> None:
+    """Text, tables and pictures, `in_each` of four folders."""
     chance = random.Random(seed)
     for department in _DEPARTMENTS:
         folder = directory / department
         folder.mkdir(parents=True)
-        for number in range(_FILES):
+        for number in range(in_each):
             suffix, smallest, largest = chance.choice(_KINDS)
             length = chance.randint(smallest, largest)
             content = chance.randbytes(length) if suffix == "jpg" else _text(chance, length)

@@ -36,7 +36,10 @@ def require_tools() -> None:
 def run(tool: str, *arguments: str | Path, expect: Sequence[int] = (0,)) -> str:
     """The standard output. Raises `ToolError` when the exit code is not among `expect`."""
     command = [_find(tool) or tool, *map(str, arguments)]
-    done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S)
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, errors="replace", timeout=_PATIENCE_S)
+    except subprocess.TimeoutExpired as error:
+        raise ToolError(f"{tool} did not end within {_PATIENCE_S} s") from error
     if done.returncode not in expect:
         said = (done.stderr or done.stdout).strip().splitlines()[-3:]
         raise ToolError(f"{tool} exited with {done.returncode}: {' / '.join(said)}")

@@ -44,6 +44,8 @@ class Checks:
     luns: list[int]
     random: random.Random
     score: Score = field(default_factory=Score)
+    _asked: int = 0
+    "Bookmarks asked for."
     _bookmarks: dict[str, tuple[int, int]] = field(default_factory=dict)
     "Name: the events before it was asked for and after it was made."
     _remembered: deque[tuple[int, str]] = field(default_factory=lambda: deque(maxlen=REMEMBERED))
@@ -51,7 +53,8 @@ class Checks:
 
     def bookmark(self) -> None:
         """Make one under load; an appliance that is resynchronising may refuse."""
-        name, before = f"bookmark-{len(self._bookmarks)}", self.history.now
+        self._asked += 1
+        name, before = f"bookmark-{self._asked}", self.history.now
         try:
             self.stack.appliance_api.create_bookmark(GROUP, BookmarkCreate(name=name))
         except Error as error:
