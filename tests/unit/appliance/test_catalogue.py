@@ -3,7 +3,7 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_rp.appliance.catalogue import Catalogue, Group, ReplicationSet
+from iscsi_rp.appliance.catalogue import Access, Catalogue, Group, ReplicationSet
 from iscsi_rp.errors import ConflictError, NotFoundError
 
 DATA = ReplicationSet(0, "array", "uuid-1", "data", 1 << 30, Path("/c/data.img"))
@@ -15,21 +15,21 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
     cluster_id = catalogue.cluster_id
     catalogue.add_group(DB)
-    catalogue.set_flag("id-1", "paused", True)
+    catalogue.set_access("id-1", Access(17, True))
     catalogue.close()
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
     assert catalogue.cluster_id == cluster_id
-    assert catalogue.groups() == [replace(DB, flags=frozenset({"paused"}))]
+    assert catalogue.groups() == [replace(DB, access=Access(17, True))]
 
 
-def test_flags_are_set_and_taken_back(tmp_path: Path) -> None:
+def test_one_image_is_served_or_none(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
-    catalogue.add_group(replace(DB, flags=frozenset({"a", "b"})))
-    catalogue.set_flag("id-1", "a", True)
-    catalogue.set_flag("id-1", "b", False)
-    assert catalogue.groups()[0].flags == {"a"}
+    catalogue.add_group(DB)
+    for access in (Access(17, True), Access(18, False), None):
+        catalogue.set_access("id-1", access)
+        assert catalogue.groups()[0].access == access
     with pytest.raises(NotFoundError):
-        catalogue.set_flag("id-2", "a", True)
+        catalogue.set_access("id-2", Access(17, True))
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,8 @@ def test_name_directory_volume_and_copy_belong_to_one_group(tmp_path: Path, seco
 
 def test_a_removed_group_leaves_nothing_behind(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
-    catalogue.add_group(replace(DB, flags=frozenset({"paused"})))
+    catalogue.add_group(DB)
+    catalogue.set_access("id-1", Access(17, True))
     catalogue.remove_group("id-1")
     catalogue.add_group(DB)
     assert catalogue.groups() == [DB]
