@@ -1,7 +1,6 @@
 """The embedded iSCSI front end: portals, targets, and what may be connected at once.
 
-Everything runs on one event loop. A portal accepts, a `Stream` moves the bytes, an `iscsi.Connection` does the
-rest.
+Everything runs on one event loop. A portal accepts, a `Stream` moves the bytes, a `Connection` does the rest.
 """
 
 import asyncio

@@ -50,8 +50,8 @@ class Transfer:
     def take(self, header: Header, data: Buffer) -> bool:
         """Take a Data-Out; true when it was the last of its sequence. Raises `ProtocolError`.
 
-        One that is out of order or too long breaks the command: what still comes of it is dropped, and it ends with
-        `error` at the end of the sequence (RFC 7143 7.7, 7.9).
+        One that is out of order or too long breaks the command: the rest of it is dropped, and it ends
+        with `error` at the end of the sequence (RFC 7143 7.7, 7.9).
         """
         end = self.unsolicited_limit if self.unsolicited else self.burst_end
         data_sn = int.from_bytes(header.tail[4:8], "big")

@@ -53,7 +53,7 @@ class LogicalUnit:
     def __init__(
         self, device: BlockDevice, identity: Identity, *, thin: bool = True, physical_block_size: int = 4096
     ) -> None:
-        """`thin`: UNMAP is offered (logical block provisioning). `physical_block_size` in bytes: with a device
+        """`thin`: UNMAP is offered. `physical_block_size` in bytes: with a device
         of 512-byte blocks 4096 makes a 512e disk and 512 a 512n one."""
         block = device.block_size
         self.device, self.identity, self.thin = device, identity, thin
