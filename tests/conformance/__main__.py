@@ -2,7 +2,7 @@
 
 The LUN is a 512n disk, one logical block a physical one. On others two tests of libiscsi 1.19 harm the run
 without fault of the target: GetLBAStatus.UnmapSingle asks for LBA i + 1 and expects i + blocks per physical
-block; CompareAndWrite.InvalidDataOutSize, where that command is missing, goes on changing byte 13 of each CDB.
+block; CompareAndWrite.InvalidDataOutSize, where that command is missing, goes on changing byte 13 of CDBs.
 """
 
 import subprocess

@@ -1,7 +1,7 @@
 """A target in a process of its own, for real initiators: one file as LUN 0.
 
-`python -m tests.kit.target_process FILE BLOCK_SIZE PHYSICAL_BLOCK_SIZE [PORT]` prints the port it serves on and
-runs until its standard input ends.
+`python -m tests.kit.target_process FILE BLOCK_SIZE PHYSICAL_BLOCK_SIZE [PORT]` prints the port it serves on
+and runs until its standard input ends.
 """
 
 import asyncio

@@ -199,7 +199,12 @@ def test_after_a_failed_sync_no_flush_succeeds(store: Path, monkeypatch: pytest.
 def test_flushes_that_wait_are_served_together(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     fdatasync = os.fdatasync
-    monkeypatch.setattr(os, "fdatasync", lambda fd: (calls.append(fd), fdatasync(fd)))
+
+    def counted(fd: int) -> None:
+        calls.append(fd)
+        fdatasync(fd)
+
+    monkeypatch.setattr(os, "fdatasync", counted)
 
     async def work(device: FileDevice) -> None:
         flushes = [asyncio.create_task(run(device, (FLUSH, 0, 0, None, False))) for _ in range(20)]

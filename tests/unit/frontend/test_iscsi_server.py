@@ -1,0 +1,175 @@
+"""The server with real initiators, and its life: ports, targets that come and go, closing."""
+
+import asyncio
+import contextlib
+import shutil
+import subprocess
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iscsi_rp.block import MemoryDevice, create_file
+from iscsi_rp.device import Done, Io
+from iscsi_rp.frontend import AddressError, IscsiServer, PortInUseError
+from iscsi_rp.frontend import iscsi_stream as stream_module
+from iscsi_rp.iscsi import NoSuchTargetError, TargetExistsError, TargetNameError
+from iscsi_rp.scsi import Identity, LogicalUnit
+from tests.kit.target_process import target_process
+from tests.unit.iscsi.initiator import IQN, NAA, OPEN, command, login, split, write_10
+
+needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-utils is not installed")
+needs_libiscsi = pytest.mark.skipif(shutil.which("iscsi-ls") is None, reason="libiscsi-bin is not installed")
+
+
+def unit(device: Any = None) -> LogicalUnit:
+    return LogicalUnit(device or MemoryDevice(1 << 20), Identity(NAA, "t"))
+
+
+def run(*command_: str) -> str:
+    done = subprocess.run(command_, capture_output=True, text=True, timeout=30, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@needs_qemu
+@pytest.mark.parametrize("block_size", [512, 4096])
+def test_qemu_copies_a_disk_there_and_finds_it_equal(tmp_path: Path, block_size: int) -> None:
+    source, store = tmp_path / "source", tmp_path / "store"
+    create_file(store, 24 << 20)
+    with source.open("wb") as file:
+        for at in (0, 3 << 20, (20 << 20) + 4096):
+            file.seek(at)
+            file.write(bytes(range(256)) * 8192)
+        file.truncate(24 << 20)
+    with target_process(store, block_size=block_size) as url:
+        run("qemu-img", "convert", "-n", "-f", "raw", "-O", "raw", str(source), url)
+        run("qemu-img", "compare", "-f", "raw", "-F", "raw", str(source), url)
+    assert store.read_bytes() == source.read_bytes()
+
+
+@needs_qemu
+def test_qemu_writes_with_fua_discards_and_flushes(tmp_path: Path) -> None:
+    create_file(tmp_path / "store", 1 << 20)
+    steps = ("write -f -P 7 64k 64k", "discard 96k 32k", "flush", "read -P 7 64k 32k", "read -P 0 96k 32k")
+    with target_process(tmp_path / "store") as url:
+        run("qemu-io", "-f", "raw", *(word for step in steps for word in ("-c", step)), url)
+    assert (tmp_path / "store").read_bytes()[64 << 10 : 128 << 10] == b"\x07" * (32 << 10) + bytes(32 << 10)
+
+
+@needs_libiscsi
+def test_discovery_lists_the_target(tmp_path: Path) -> None:
+    create_file(tmp_path / "store", 4 << 20)
+    with target_process(tmp_path / "store") as url:
+        portal = url.rpartition("/iqn")[0]
+        listed = run("iscsi-ls", "-s", portal)
+    assert "Target:iqn.2026-01.io.iscsi-rp:test" in listed
+    assert "Lun:0" in listed
+
+
+async def talk(address: tuple[str, int], *pdus: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    reader, writer = await asyncio.open_connection(*address)
+    writer.write(login(OPEN))
+    header = await reader.readexactly(48)
+    assert header[36] == 0
+    await reader.readexactly(int.from_bytes(header[5:8], "big") + 3 & ~3)
+    writer.writelines(pdus)
+    return reader, writer
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
+def test_closing_lets_commands_in_flight_finish(host: str) -> None:
+    class Slow(MemoryDevice):
+        def submit(self, batch: Sequence[Io], done: Done) -> None:
+            kept = [(*io[:3], io[3] and bytes(io[3]), *io[4:]) for io in batch]
+            asyncio.get_running_loop().call_later(0.1, super().submit, kept, done)
+
+    async def main() -> None:
+        server = IscsiServer()
+        server.add_target(IQN, {0: unit(Slow(1 << 20))})
+        address = await server.listen(host, 0)
+        reader, writer = await talk(address, command(write_10(0, 1), 0xA1, 512, b"x" * 512, itt=1, sn=1))
+        while not server.sessions() or not server.sessions()[0].outstanding:
+            await asyncio.sleep(0.001)
+        await server.close(5.0)
+        (answer,) = split(await reader.read())
+        assert (answer.opcode, answer.head[3]) == (0x21, 0)
+        writer.close()
+        await writer.wait_closed()
+
+    asyncio.run(main())
+
+
+def test_targets_come_and_go_while_running() -> None:
+    async def main() -> None:
+        server = IscsiServer()
+        address = await server.listen("127.0.0.1", 0)
+        server.add_target(IQN, {0: unit()})
+        with pytest.raises(TargetExistsError):
+            server.add_target(IQN, {})
+        with pytest.raises(TargetNameError):
+            server.add_target("disk one", {})
+        reader, writer = await talk(address)
+        server.set_lun(IQN, 1, unit())
+        server.set_lun(IQN, 0, None)
+        assert [status.target for status in server.sessions()] == [IQN]
+        await server.remove_target(IQN)
+        assert await reader.read() == b""
+        assert server.sessions() == []
+        with pytest.raises(NoSuchTargetError):
+            await server.remove_target(IQN)
+        writer.close()
+        await server.close()
+
+    asyncio.run(main())
+
+
+def test_a_port_in_use_and_an_address_that_is_not_ours() -> None:
+    async def main() -> None:
+        one, two = IscsiServer(), IscsiServer()
+        _, port = await one.listen("127.0.0.1", 0)
+        with pytest.raises(PortInUseError):
+            await two.listen("127.0.0.1", port)
+        with pytest.raises(AddressError):
+            await two.listen("203.0.113.1", port)
+        await one.close()
+        await two.close()
+
+    asyncio.run(main())
+
+
+def test_who_does_not_log_in_is_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stream_module, "LOGIN_S", 0.05)
+
+    async def main() -> None:
+        server = IscsiServer()
+        reader, writer = await asyncio.open_connection(*await server.listen("127.0.0.1", 0))
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionResetError):
+                assert await reader.read() == b""
+        writer.close()
+        await server.close()
+
+    asyncio.run(main())
+
+
+def test_a_reader_that_never_reads_is_not_listened_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its commands stay in its socket; what waits for it stays bounded."""
+    read_64k = bytes([0x28, 0, 0, 0, 0, 0, 0, 0, 128, 0])
+
+    async def main() -> None:
+        server = IscsiServer()
+        server.add_target(IQN, {0: unit()})
+        address = await server.listen("127.0.0.1", 0)
+        many = [command(read_64k, 0xC1, 65536, itt=n + 1, sn=n + 1) for n in range(2000)]
+        _, writer = await talk(address, *many)
+        before = -1
+        while server.sessions()[0].commands != before:
+            before = server.sessions()[0].commands
+            await asyncio.sleep(0.2)
+        assert 0 < before < 2000
+        writer.transport.abort()
+        await server.close()
+
+    asyncio.run(main())
