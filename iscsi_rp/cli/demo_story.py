@@ -112,7 +112,7 @@ class Story:
         )
         offered = self._appliance.list_images(GROUP, limit=0).offered
         count = sum(found.last.position - found.first.position + 1 for found in offered)
-        self._say(f"{count:,} images are offered, each write one; around {_clock(attack.before_ns)}:")
+        self._say(f"{count:,} images to choose from; around {_clock(attack.before_ns)}:")
         for image in listed.images:
             when = "before" if image.time_ns <= attack.before_ns else "AFTER"
             self._console.print(

@@ -80,9 +80,10 @@ class Trial:
             self.stack.wait_splitting(GROUP)
             checks.quiet()
             checks.under_load()
-            if self.kills > stall_after >= 0:
-                stall_after = -1
+            if self.kills > stall_after:
+                stall_after = kills  # once a run
                 self._stall(checks.writer)
+        self._judge(checks.writer)
         checks.writer.stop()
         self.stack.stop()
         self._tracebacks()
@@ -148,6 +149,8 @@ class Trial:
         """What the host saw since the last time."""
         self.slowest_s = max(self.slowest_s, writer.longest_s)
         failures, writer.failures = writer.failures, []
+        if not writer.is_alive():
+            failures.append("the writer is dead")
         self.score.report("host I/O", failures[:5])
 
     def _tracebacks(self) -> None:
