@@ -7,9 +7,10 @@ which copies into the cache. What may take long runs in threads:
 * a FLUSH, one `fdatasync` at a time: all that came while one ran are served together by the next;
 * FUA, ZERO and UNMAP, in the one writer thread, a FIFO.
 
-Linux throttles a writer that dirties pages faster than the disk takes them. So when one write took longer
-than `SLOW_S` the device *diverts*: writes go through the FIFO until none was slow for `DIVERT_S`. While
-the FIFO holds anything, every write goes through it, so overlapping writes keep their order.
+Linux throttles a writer that dirties pages faster than the disk takes them. So when one write slept for
+longer than `SLOW_S` the device *diverts*: writes go through the FIFO until none was slow for `DIVERT_S`. (One
+that was only preempted, on a busy machine, did not sleep: the count of voluntary context switches tells them
+apart.) While the FIFO holds anything, every write goes through it, so overlapping writes keep their order.
 
 A failed `fdatasync` leaves pages that look clean but never reached the medium, and the next call succeeds.
 A FLUSH must not claim them durable, so from the first failure on every FLUSH and FUA fails, until the device
@@ -19,6 +20,7 @@ is opened again.
 import asyncio
 import errno
 import os
+import resource
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -109,6 +111,7 @@ class FileDevice:
         report: _Report = []
         fifo: list[Io] = []
         now = monotonic_s()
+        sleeps = _sleeps()
         for io in batch:
             op, offset, length, data, fua, tag = io
             if op == READ:
@@ -129,7 +132,7 @@ class FileDevice:
             else:
                 report.append((tag, self._write(offset, data)))  # type: ignore[arg-type]
                 before, now = now, monotonic_s()
-                if now - before > SLOW_S:
+                if now - before > SLOW_S and _sleeps() > sleeps:
                     self._divert_until = now + DIVERT_S
         if fifo:
             self._fifo_ios += len(fifo)
@@ -293,6 +296,11 @@ class FileDevice:
             except OSError as error:
                 self._sync_error = _io_error(error)
         return self._sync_error
+
+
+def _sleeps() -> int:
+    """How often this thread gave up its processor to wait for something."""
+    return resource.getrusage(resource.RUSAGE_THREAD).ru_nvcsw
 
 
 def _io_error(error: OSError) -> IoError:

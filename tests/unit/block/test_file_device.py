@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -149,16 +150,29 @@ def test_cold_reads_come_from_a_thread(store: Path, monkeypatch: pytest.MonkeyPa
     with_device(store, work)
 
 
-def test_a_slow_write_diverts_the_next_ones(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(file_device, "SLOW_S", -1.0)
+@pytest.mark.parametrize("slept", [True, False])
+def test_a_write_that_slept_diverts_the_next_ones(
+    store: Path, slept: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that took as long because the processor was busy does not."""
+    monkeypatch.setattr(file_device, "SLOW_S", 0.002)
+    pwritev = os.pwritev
+
+    def slow(fd: int, buffers: Any, offset: int, flags: int = 0) -> int:
+        until = time.monotonic() + 0.005
+        while time.monotonic() < until:
+            if slept:
+                time.sleep(0.005)
+        return pwritev(fd, buffers, offset, flags)
 
     async def work(device: FileDevice) -> None:
+        monkeypatch.setattr(os, "pwritev", slow)
         reported: list[Any] = []
         buffer = bytearray(b"c" * 512)
         device.submit(
             [(WRITE, 0, 512, b"a" * 512, False, 1), (WRITE, 0, 512, buffer, False, 2)], reported.extend
         )
-        assert reported == [(1, None)]
+        assert reported == ([(1, None)] if slept else [(1, None), (2, None)])
         buffer[:] = bytes(512)  # the caller's buffer is its own again
         await device.drain()
         assert reported == [(1, None), (2, None)]
