@@ -1,7 +1,7 @@
 """What the management API of an appliance does."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -347,7 +347,7 @@ class Service:
 
     def _recovery(
         self, group: Group, image: Image
-    ) -> Callable[[Progress], "asyncio.Future[dict[str, JsonValue]]"]:
+    ) -> Callable[[Progress], Awaitable[dict[str, JsonValue]]]:
         async def work(progress: Progress) -> dict[str, JsonValue]:
             started = utc_ns()
             progress.message = "blocking hosts"

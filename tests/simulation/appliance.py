@@ -58,7 +58,7 @@ class Appliance:
         self.sync_ran = False
         self.compares: list[tuple[Session, wire.Frame, int]] = []
         self._entries: list[Entry] = []
-        self._folds: list[dict[int, Content]] = [{v: EMPTY for v in volumes}]
+        self._folds: list[dict[int, Content]] = [dict.fromkeys(volumes, EMPTY)]
         state = GroupState()
         self.log = RecordedLog.create(self.disk, GROUP, state.snapshot, segment_bytes=SEGMENT_BYTES)
         self._opened(state)
@@ -108,13 +108,13 @@ class Appliance:
 
     def run_sync(self, fails: bool) -> None:
         assert self.sync is not None
-        self.disk.fails_sync = fails
+        self.disk.fails_sync = "log-" if fails else None
         try:
             self.sync.ticket.run()
             self.sync_ran = True
         except JournalError:
             self.flush_failed()
-        self.disk.fails_sync = False
+        self.disk.fails_sync = None
 
     def finish_sync(self) -> None:
         assert self.sync is not None

@@ -89,8 +89,7 @@ class Hosts:
     def __init__(self, volumes_of: dict[int, list[int]]) -> None:
         self._volumes_of = volumes_of
         self.epochs: dict[int, list[Epoch]] = {
-            processor: [Epoch({volume: EMPTY for volume in volumes})]
-            for processor, volumes in volumes_of.items()
+            processor: [Epoch(dict.fromkeys(volumes, EMPTY))] for processor, volumes in volumes_of.items()
         }
         self.by_value: dict[int, Write] = {}
 
@@ -140,8 +139,8 @@ class Hosts:
             return "a write from after the restart"
         for write in writes:
             due = write in held or (write.acknowledged is not None and write.acknowledged < newest)
-            if due and (slot := self._missing(write, seen)) is not None:
-                return f"write {write.number} is missing in slot {slot}, a later one is there"
+            if due and (missing := self._missing(write, seen)) is not None:
+                return f"write {write.number} is missing in slot {missing}, a later one is there"
         return None
 
     @staticmethod
@@ -161,7 +160,8 @@ class Hosts:
             for slot in write.slots:
                 there = self.by_value.get(content[slot])
                 if there is None or there.before(write):
-                    return f"write {write.number} was acknowledged and volume {volume} slot {slot} has {content[slot]}"
+                    found = content[slot]
+                    return f"write {write.number} was acknowledged, volume {volume} slot {slot} has {found}"
         return None
 
     def not_held(self, image: dict[int, Content], asked: int) -> str | None:

@@ -65,7 +65,7 @@ class Processor:
         "Their numbers in the group."
         self.random = random
         self.stores = {volume: Store() for volume in volumes}
-        self.map_files = {volume: b"" for volume in volumes}
+        self.map_files = dict.fromkeys(volumes, b"")
         "As the page cache has them; what is not synced yet is in `map_write`."
         self.sweep_ordered: set[int] = set()
         self._on_done = on_done

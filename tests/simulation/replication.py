@@ -16,7 +16,7 @@ from tests.simulation.appliance import Appliance
 from tests.simulation.hosts import BLOCK, RUNS, SLOTS, Content, Hosts, Write, block_of
 from tests.simulation.processor import Connection, Processor
 
-STEPS = 160
+STEPS = 220
 SETTLE_STEPS = 6000
 MAX_IN_FLIGHT = 5
 
@@ -28,21 +28,22 @@ class Broken(Exception):
 class World:
     """One run."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, *, processors: int | None = None, volumes: list[int] | None = None) -> None:
+        """Of one or two processors and volumes, as the seed has it or as they are given."""
         self.random = Random(seed)
         self.trace: list[str] = []
         self.step = 0
         self.now_s = 0.0
-        count = self.random.choice((1, 1, 2))
+        count = processors or self.random.choice((1, 1, 2))
         self.small = self.random.random() < 0.25
         """Values repeat, so that content can be equal by chance; then images cannot be judged by what they
         hold."""
-        self.faults = self.random.choice((0.3, 1.0, 2.0))
+        self.faults = self.random.choice((0.5, 1.0, 2.0, 4.0, 8.0))
         self.mul = {
             name: self.random.choice((0.1, 0.5, 1.0, 4.0))
             for name in ("sync_map", "sync", "flush", "up", "down", "store", "resync", "greet")
         }
-        volumes = [0, 1] if count == 2 else self.random.choice(([0], [0, 1]))
+        volumes = volumes or ([0, 1] if count == 2 else self.random.choice(([0], [0, 1])))
         self.owned = {number: [v for v in volumes if v % count == number] for number in range(count)}
         self.hosts = Hosts(self.owned)
         self.writes: dict[int, Write] = {}
@@ -122,7 +123,7 @@ class World:
             may(4, f"read sp{p.number}", lambda i=index: p.read(i))
         for place in range(len(p.volumes)):
             if len(p.flushes) < 3:
-                may(0.7, f"flush sp{p.number}", lambda v=place: p.begin_flush(v))
+                may(0.15 if quiet else 0.7, f"flush sp{p.number}", lambda v=place: p.begin_flush(v))
         for index in range(len(p.flushes)):
             may(3, f"flushed sp{p.number}", lambda i=index: p.end_flush(i, False))
             may(0.1 * fault, f"fail flush sp{p.number}", lambda i=index: p.end_flush(i, True))
@@ -267,11 +268,15 @@ class World:
     # -- a run
 
     def run(self) -> None:
-        for self.step in range(STEPS):
+        if self.random.random() < 0.85:
+            self.settle()
+        self.now_s += 1.0
+        for _ in range(STEPS):
             self._act(quiet=False)
         self.settle()
 
     def _act(self, *, quiet: bool) -> None:
+        self.step += 1
         actions = self.actions(quiet)
         _, name, act = self.random.choices(actions, [each[0] for each in actions])[0]
         if name not in ("up", "down", "probe", "look"):
@@ -282,7 +287,7 @@ class World:
     def settle(self) -> None:
         """Hosts and faults stop: the group ends in SPLITTING and the copy equals the volumes."""
         self.say("quiet")
-        for self.step in range(STEPS, STEPS + SETTLE_STEPS):
+        for _ in range(SETTLE_STEPS):
             if self._settled():
                 break
             self._act(quiet=True)
