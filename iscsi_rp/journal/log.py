@@ -47,11 +47,12 @@ class SyncTicket:
 
     def run(self) -> None:
         """Blocks; any thread. An error is a power loss: call `Log.cut_to_durable`. Raises `JournalError`."""
+        if self._new_names:
+            # First: a sealed segment vouches for those before it, so their names must last.
+            self._directory.sync()
         for segment in self._full:
             segment.seal()
         self._tail.file.sync()
-        if self._new_names:
-            self._directory.sync()
 
 
 class Log:
@@ -195,7 +196,10 @@ class Log:
         return tail
 
     def _cut_back(self, tail: Segment) -> None:
-        """Take a batch that failed half way out of the file; durably, lest it come back in place of the next."""
+        """Take a batch that failed half way out of the file;
+
+        durably, lest it come back in place of the next.
+        """
         try:
             tail.file.truncate(tail.end_offset)
             tail.file.sync()
@@ -220,7 +224,10 @@ class Log:
         return self._ticket
 
     def finish_sync(self, ticket: SyncTicket) -> None:
-        """After `ticket.run()` has returned. Raises `JournalUnusableError`: what it synced is not known then."""
+        """After `ticket.run()` has returned.
+
+        Raises `JournalUnusableError`: what it synced is not known then.
+        """
         self._check_usable()
         if ticket is not self._ticket:
             raise ConflictError("This sync of the log was given up.")

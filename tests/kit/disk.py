@@ -1,13 +1,14 @@
 """A disk that behaves as badly as disks may, by a seed.
 
-What was written but not synced, a power loss keeps, tears by sectors, or drops, each write for itself; names likewise. A sync
-that fails leaves pages that look clean: no later sync writes them, and the cache may show either content. The process can die
-before any operation; a write that it dies in may be half done.
+What was written but not synced, a power loss keeps, tears by sectors, or drops, each write for itself;
+names likewise. A sync that fails leaves pages that look clean: no later sync writes them, and the cache may
+show either content. The process can die before any operation; a write that it dies in may be half done.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from random import Random
 
 from iscsi_rp.device import Buffer
@@ -75,8 +76,8 @@ class SimDisk:
         self.operations = 0
         self.dies_at: int | None = None
         "The operation before which the process dies."
-        self.fails_sync = False
-        "The next sync fails."
+        self.fails_sync: str | None = None
+        "The next sync of a file with a name that starts so fails."
         self.fills_up = False
         "The next write finds no space."
         self.before_read: Callable[[str], None] | None = None
@@ -107,7 +108,7 @@ class SimDisk:
             return []
         offset, data = change
         cuts = [0, *range(SECTOR - offset % SECTOR, len(data), SECTOR), len(data)]
-        pieces = zip(cuts, cuts[1:], strict=False)
+        pieces = pairwise(cuts)
         return [(offset + a, data[a:b]) for a, b in pieces if a < b and self.random.random() < 0.5]
 
     def operation(self) -> None:
@@ -115,10 +116,10 @@ class SimDisk:
         if self.dies_at is not None and self.operations >= self.dies_at:
             raise Died
 
-    def sync_inode(self, inode: _Inode) -> None:
+    def sync_inode(self, name: str, inode: _Inode) -> None:
         self.operation()
-        if self.fails_sync:
-            self.fails_sync = False
+        if self.fails_sync is not None and name.startswith(self.fails_sync):
+            self.fails_sync = None
             inode.settle(self._survivors)
             if self.random.random() < 0.5:
                 inode.show_disk()
@@ -195,7 +196,7 @@ class SimFile:
         self._inode.change((offset, data))
 
     def sync(self) -> None:
-        self._disk.sync_inode(self._inode)
+        self._disk.sync_inode(self.name, self._inode)
 
     def trust_disk(self) -> None:
         self.sync()

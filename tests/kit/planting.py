@@ -15,7 +15,9 @@ from typing import Any
 
 @contextlib.contextmanager
 def plant(owner: Any, name: str, old: str, new: str) -> Iterator[None]:
-    """Inside, `owner.name` (of a class or a module) has `new` where its source has `old`, which must occur exactly once."""
+    """Inside, `owner.name` (of a class or a module) has `new` where its source has `old`, which must occur
+    exactly once.
+    """
     original = inspect.getattr_static(owner, name)
     function = inspect.unwrap(getattr(original, "__func__", original))
     source = textwrap.dedent(inspect.getsource(function))
@@ -24,7 +26,10 @@ def plant(owner: Any, name: str, old: str, new: str) -> Iterator[None]:
     module = sys.modules[function.__module__]
     namespace: dict[str, Any] = {}
     code = compile(
-        source.replace(old, new), inspect.getfile(function), "exec", flags=__future__.annotations.compiler_flag
+        source.replace(old, new),
+        inspect.getfile(function),
+        "exec",
+        flags=__future__.annotations.compiler_flag,
     )
     exec(code, module.__dict__, namespace)
     setattr(owner, name, namespace[name])

@@ -1,9 +1,11 @@
-"""The journal's real code on a disk as bad as the seed makes it, against a reference that remembers every image.
+"""The journal's real code on a disk as bad as the seed makes it, against a reference that remembers every
+image.
 
-A run appends, syncs, rolls, distributes and trims, a step of each at a time; readers wait in the middle while the others go on;
-syncs fail, space ends, processes die and power is lost before any operation of the disk. It checks: every image offered equals
-the reference; nothing leaves the log before it is durable; no image is offered from before the window; the copy volumes are what
-they are said to be; a log recovered is a prefix that has all that was durable.
+A run appends, syncs, rolls, distributes and trims, a step of each at a time; readers wait in the middle
+while the others go on; syncs fail, space ends, processes die and power is lost before any operation of the
+disk. It checks: every image offered equals the reference; nothing leaves the log before it is durable; no
+image is offered from before the window; the copy volumes are what they are said to be; a log recovered is a
+prefix that has all that was durable.
 """
 
 import struct
@@ -39,7 +41,11 @@ class Store:
         self.random = Random(seed)
         self.trace: list[str] = []
         self.disk = SimDisk(self.random)
-        self.images: list[Image] = [{volume: bytes(size) for volume, size in SIZES.items()}]
+        self.value = 0
+        first = {
+            volume: b"".join(self._payload(4096) for _ in range(24))[:size] for volume, size in SIZES.items()
+        }
+        self.images: list[Image] = [first]
         "By position."
         self.operations: list[tuple[str, Iterator[Step]]] = []
         self.ticket: SyncTicket | None = None
@@ -48,12 +54,13 @@ class Store:
         self.durable = 0
         self.withdrawn = 0
         "No image before this one needs to be offered."
-        self.value = 0
         self.known = 0
         "Position up to which the appliance has taken note."
-        for volume, size in SIZES.items():
-            self.disk.open(f"copy-{volume}", create=True).truncate(size)
-            self.disk.open(f"copy-{volume}").sync()
+        for volume, content in first.items():
+            copy = self.disk.open(f"copy-{volume}", create=True)
+            copy.pwritev([content], 0)
+            copy.sync()
+        self.disk.sync()
         self.log = Log.create(self.disk, GROUP, self._snapshot, segment_bytes=SEGMENT_BYTES)
         self._open_replica()
 
@@ -69,21 +76,22 @@ class Store:
         self.trace.append(what)
 
     def run(self) -> None:
-        actions: list[tuple[int, Callable[[], None]]] = [
+        actions: list[tuple[float, Callable[[], None]]] = [
             (12, self.append),
-            (4, self.begin_sync),
+            (4, self.sync),
+            (3, self.begin_sync),
             (4, self.run_sync),
             (4, self.finish_sync),
-            (5, self.begin_distribution),
-            (3, self.begin_trim),
-            (16, self.step),
+            (10, self.begin_distribution),
+            (8, self.begin_trim),
+            (25, self.go_on),
             (6, self.look),
             (1, self.pin),
             (1, self.fail),
             (1, self.plan_death),
-            (1, self.kill_now),
+            (0.3, self.kill_now),
         ]
-        weights = [weight for weight, _ in actions]
+        weights = [weight * self.random.choice([0.3, 1, 1, 3]) for weight, _ in actions]
         for _ in range(ACTIONS):
             (_, action), *_ = self.random.choices(actions, weights)
             self._living(action)
@@ -102,7 +110,10 @@ class Store:
     def append(self) -> None:
         if len(self.images) > MAX_POSITIONS:
             return
-        entries = [self._entry() for _ in range(self.random.randint(1, 3))]
+        self.write([self._entry() for _ in range(self.random.randint(1, 3))])
+
+    def write(self, entries: list[Entry]) -> None:
+        """Append, and remember what must be there then."""
         images = self._images_after(entries)
         written = len(self.images)
         self.images += images  # the process may die with some of them written
@@ -126,8 +137,11 @@ class Store:
         kind = self.random.choice([DATA, DATA, DATA, INIT, ZERO, UNMAP, INIT_ZERO])
         most = min(4, blocks - offset) if kind in (DATA, INIT) else blocks - offset
         length = self.random.randint(1, most)
-        payload = self._payload(length * unit) if kind in (DATA, INIT) else b""
-        return (kind, volume, 1, 0, offset * unit, length * unit, payload, google_crc32c.value(payload))
+        return self.entry(kind, volume, offset * unit, length * unit)
+
+    def entry(self, kind: int, volume: int, offset: int, length: int) -> Entry:
+        payload = self._payload(length) if kind in (DATA, INIT) else b""
+        return (kind, volume, 1, 0, offset, length, payload, google_crc32c.value(payload))
 
     def _payload(self, length: int) -> bytes:
         self.value += 1
@@ -168,9 +182,16 @@ class Store:
             self.durable = self.log.durable
             self.say(f"durable {self.durable}")
 
+    def sync(self) -> None:
+        self.begin_sync()
+        self.run_sync()
+        self.finish_sync()
+
     def begin_distribution(self) -> None:
-        upto = self.random.randint(0, self.log.end)
-        limit = self.random.choice([0, 4096, 65536, 1 << 30])
+        if self.log.durable == self.replica.distributed and self.random.random() < 0.9:
+            return
+        upto = self.random.choice([self.log.end, self.log.end, self.random.randint(0, self.log.end)])
+        limit = self.random.choice([0, 1 << 17, 1 << 30, 1 << 30])
         self._begin(f"distribute to {upto} limit {limit}", self.replica.distribute(upto, limit))
 
     def begin_trim(self) -> None:
@@ -180,7 +201,14 @@ class Store:
     def _begin(self, what: str, steps: Iterator[Step]) -> None:
         self.operations.append((what, steps))
         self.say(f"begin {what}")
+        at_once = self.random.random() < 0.5
         self._step(what, steps)
+        while at_once and (what, steps) in self.operations:
+            self._step(what, steps)
+
+    def go_on(self) -> None:
+        for _ in range(self.random.randint(1, 8)):
+            self.step()
 
     def step(self) -> None:
         if self.operations:
@@ -191,6 +219,8 @@ class Store:
             step = next(steps, None)
             if step is not None:
                 step()
+                if what == "trim":
+                    self.withdrawn = self.replica.first_offered
                 self.say(f"{what}: {step.__name__}")
                 return
             self.say(f"{what}: done, D={self.replica.distributed} W0={self.log.first - 1}")
@@ -201,37 +231,43 @@ class Store:
 
     def pin(self) -> None:
         if self.pinned is None:
-            self.pinned = self.random.randint(self.replica.first_offered, self.log.end)
+            self.pinned = self._some_image()
             self.replica.pin(self.pinned)
         else:
             self.replica.unpin(self.pinned)
             self.pinned = None
 
+    def _some_image(self) -> int:
+        first = self.replica.first_offered
+        return first if self.random.random() < 0.4 else self.random.randint(first, self.log.end)
+
     # What fails
 
     def fail(self) -> None:
-        self.disk.fails_sync = self.random.random() < 0.7
-        self.disk.fills_up = not self.disk.fails_sync
+        if self.random.random() < 0.7:
+            self.disk.fails_sync = ""
+        else:
+            self.disk.fills_up = True
 
     def plan_death(self) -> None:
         if self.disk.dies_at is None:
-            self.disk.dies_at = self.disk.operations + self.random.randint(1, 40)
+            self.disk.dies_at = self.disk.operations + self.random.randint(1, self.random.choice([5, 40]))
 
     def kill_now(self) -> None:
         raise Died
 
-    def recover(self) -> None:
-        """Open everything again, however often that dies too."""
+    def recover(self, power_lost: bool | None = None) -> None:
+        """Open everything again, however often that dies too; the seed decides what is not said."""
         self.operations, self.ticket, self.pinned = [], None, None
         while True:
-            power = self.random.random() < 0.6
+            power = self.random.random() < 0.6 if power_lost is None else power_lost
             self.disk.before_read = None
-            self.disk.fails_sync = self.disk.fills_up = False
+            self.disk.fails_sync, self.disk.fills_up = None, False
             if power:
                 self.disk.power_loss()
             self.say("power loss" if power else "process killed")
             self.disk.dies_at = None
-            if self.random.random() < 0.3:
+            if power_lost is None and self.random.random() < 0.3:
                 self.disk.dies_at = self.disk.operations + self.random.randint(1, 30)
             try:
                 self.log = Log.open(self.disk, GROUP, self._snapshot, segment_bytes=SEGMENT_BYTES)
@@ -249,7 +285,7 @@ class Store:
         if checkpoint is not None and struct.unpack("<Q", checkpoint)[0] != self.log.segments[-1].first - 1:
             raise Broken("the tail's checkpoint is not the state before it")
         self.check()
-        self.look_at_all()
+        self.look_at_some()
 
     def _forget_images(self) -> None:
         if self.log.end >= len(self.images):
@@ -267,7 +303,6 @@ class Store:
             raise Broken(f"first offered {replica.first_offered}, window from {self.log.first - 1}")
         if replica.first_offered < self.withdrawn:
             raise Broken(f"image {replica.first_offered} is offered again")
-        self.withdrawn = replica.first_offered
         if self.pinned is not None and self.pinned < replica.first_offered:
             raise Broken(f"pinned image {self.pinned} was trimmed")
         if replica.whole:
@@ -277,7 +312,7 @@ class Store:
 
     def look(self) -> None:
         """At an image, while something else goes on."""
-        at = self.random.randint(self.replica.first_offered, self.log.end)
+        at = self._some_image()
         if self.operations and self.random.random() < 0.7:
             self.disk.before_read = self._meanwhile
         try:
@@ -300,7 +335,9 @@ class Store:
             image = self.replica.read(volume, 0, size, at)
             wanted = self.images[at][volume]
             if image != wanted:
-                wrong = next(i for i in range(0, size, SECTOR) if image[i : i + SECTOR] != wanted[i : i + SECTOR])
+                wrong = next(
+                    i for i in range(0, size, SECTOR) if image[i : i + SECTOR] != wanted[i : i + SECTOR]
+                )
                 raise Broken(
                     f"image {at} of volume {volume} is wrong at {wrong}; first offered "
                     f"{self.replica.first_offered}, D {self.replica.distributed}, end {self.log.end}"
@@ -310,17 +347,21 @@ class Store:
         for at in range(self.replica.first_offered, self.log.end + 1):
             self._look_at(at)
 
+    def look_at_some(self) -> None:
+        first, last = self.replica.first_offered, self.log.end
+        for at in {first, last, self.replica.distributed, self.random.randint(first, last)}:
+            if at >= first:
+                self._look_at(at)
+
     def settle(self) -> None:
         """Without faults everything is distributed in the end, and the copy is the latest image."""
         self.disk.dies_at = None
-        self.disk.fails_sync = self.disk.fills_up = False
+        self.disk.fails_sync, self.disk.fills_up = None, False
         while self.operations:
             self.step()
         self.run_sync()
         self.finish_sync()
-        self.begin_sync()
-        self.run_sync()
-        self.finish_sync()
+        self.sync()
         self.look_at_all()
         while self.replica.distributed < self.log.end:
             for step in self.replica.distribute(self.log.end, 1 << 16):
@@ -328,7 +369,7 @@ class Store:
         self.check()
         if not self.replica.whole:
             raise Broken("the copy is not whole when all is distributed")
-        self.look_at_all()
+        self.look_at_some()
 
 
 def run(seed: int) -> str | None:
