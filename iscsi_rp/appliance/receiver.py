@@ -389,8 +389,13 @@ class Receiver:
 
     @property
     def wants_sync(self) -> bool:
-        """Something is not durable yet, or a hello waits for it."""
-        return bool(self._hellos) or self.log.durable < self.log.end or self.sealed > self.state.seal
+        """Something is not durable yet, or not known to be; or a hello waits for it."""
+        return (
+            bool(self._hellos)
+            or self.log.durable < self.log.end
+            or self.sealed > self.state.seal
+            or any(session.durable < session.sequence for session in self.sessions.values())
+        )
 
     def begin_sync(self, now_ns: int) -> SyncInFlight:
         """A flush of the log is about to begin: run `ticket.run` somewhere, then `finish_sync`. Raises

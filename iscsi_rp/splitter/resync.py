@@ -30,7 +30,7 @@ READS_IDLE: Final = 4
 MAX_UNCLEARED: Final = 4096
 "Regions sent and not cleared yet; more wait."
 MAX_UNDURABLE: Final = 256
-"Regions sent and not durable at the appliance yet."
+"Regions whose content was sent and is not durable at the appliance yet."
 FLUSH_AT: Final = 1024
 "Regions that wait for a flush of the store before the core asks for one."
 
@@ -86,6 +86,8 @@ class Resync:
         "Hashes sent, by their sequence."
         self._uncleared: dict[int, tuple[int, int]] = {}
         "Regions that are equal once durable: key to (sequence, flush that had begun last when it was read)."
+        self._inits: deque[tuple[int, int]] = deque()
+        "Content sent and not durable yet: sequence and number of regions."
         self._flushed: dict[int, int] = {}
         "Volume to the token of its last flush that succeeded."
         self._cursors: dict[int, int] = {}
@@ -111,6 +113,7 @@ class Resync:
         self._reads.clear()
         self._comparing.clear()
         self._uncleared.clear()
+        self._inits.clear()
         self._cursors.clear()
         self._starved = None
         if self.verification and not self.verification.finished:
@@ -143,10 +146,11 @@ class Resync:
 
     def _room(self) -> int:
         """How many more regions may be under way."""
-        durable = self._core.durable
-        undurable = sum(1 for sequence, _ in self._uncleared.values() if sequence > durable)
-        compared = len(self._comparing) * RUN_REGIONS
-        return min(MAX_UNCLEARED - len(self._uncleared) - compared, MAX_UNDURABLE - undurable)
+        while self._inits and self._inits[0][0] <= self._core.durable:
+            self._inits.popleft()
+        if sum(regions for _, regions in self._inits) >= MAX_UNDURABLE:
+            return 0
+        return MAX_UNCLEARED - len(self._uncleared) - len(self._comparing) * RUN_REGIONS
 
     def _next_run(self, busy: set[int]) -> Reading | None:
         if self._starved is not None:
@@ -240,6 +244,7 @@ class Resync:
         reading.flush = core.last_flush
         if reading.purpose is None:
             sequence = core.send_init(reading.volume, reading.offset, reading.length, data)
+            self._inits.append((sequence, len(reading.keys)))
             for key in reading.keys:
                 self._uncleared[key] = (sequence, reading.flush)
         else:
