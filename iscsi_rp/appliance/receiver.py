@@ -330,9 +330,9 @@ class Receiver:
     def _maybe_end_span(self, now_ns: int) -> None:
         if self.span_from is None or self.state.restoring is not None:
             return
-        covered = {volume for session in self.sessions.values() for volume in session.volumes if session.ended}
-        known = all((session := self.sessions.get(name)) and session.ended for name in self.state.processors)
-        if known and len(covered) == len(self.volumes):
+        ended = {name: session for name, session in self.sessions.items() if session.ended}
+        covered = {volume for session in ended.values() for volume in session.volumes}
+        if ended.keys() >= self.state.processors.keys() and len(covered) == len(self.volumes):
             self.content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
             self.span_from = None
 
