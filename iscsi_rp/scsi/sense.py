@@ -69,7 +69,7 @@ def io_sense(error: IoError, *, reading: bool) -> Sense:
     return INTERNAL_TARGET_FAILURE
 
 
-class CheckCondition(Error):  # noqa: N818 - the field's term
+class CheckCondition(Error):
     """The command ends with CHECK CONDITION."""
 
     def __init__(self, sense: Sense) -> None:
