@@ -32,6 +32,7 @@ _TRAILER_MAGIC: Final = b"IRP-SEAL"
 _TRAILER: Final = struct.Struct("<8sHxxIIIQQII")
 _CRC: Final = struct.Struct("<I")
 TRAILER_BYTES: Final = _TRAILER.size + _CRC.size
+assert (_HEADER.size + _CRC.size, TRAILER_BYTES) == (60, 52), "as docs/journal-format.md says"
 _WINDOW_BYTES: Final = 1 << 22
 
 
