@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from iscsi_rp.device import UNMAP, WRITE, Done, Io, IoError, Result
+from iscsi_rp.device import UNMAP, WRITE, BusyError, Done, Io, IoError, Result
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.regions import RegionTrail, keys_of
 from iscsi_rp.splitter.effects import Effects
@@ -37,6 +37,9 @@ from iscsi_rp.splitter.resync import Resync
 WINDOW_WRITES: Final = 1024
 "Writes that the appliance has not received yet; more wait."
 WINDOW_BYTES: Final = 16 << 20
+MAX_TAKEN: Final = 2048
+"Writes that hosts wait for; one more is refused as busy (TASK SET FULL), before it is sent anywhere."
+MAX_TAKEN_BYTES: Final = 48 << 20
 
 
 class Mode(Enum):
@@ -89,6 +92,8 @@ class Core:
         self._unsplit = 0
         self.held: deque[tuple[int, Io, Done, float]] = deque()
         "Not sent yet, with their deadlines: the window is full, or a region of theirs is being read."
+        self._taken = 0
+        self._taken_bytes = 0
         self._not_durable = RegionTrail()
         self._flushing: dict[int, tuple[int, int]] = {}
         self._flush_number = 0
@@ -97,17 +102,31 @@ class Core:
 
     def write(self, volume: int, ios: Iterable[Io], done: Done, now_s: float) -> None:
         """Take WRITE, ZERO and UNMAP operations of a volume. Their data is copied where it has to be kept."""
-        if self.mode is Mode.MARKING:
-            for io in ios:
-                self._mark_and_store(volume, self._own(io), done)
-            self.marks.begin_sync()
-            return
+        marking = self.mode is Mode.MARKING
         deadline = now_s + self.split_timeout_s
         for io in ios:
-            if self._must_hold(volume, io):
+            self._taken += 1
+            if io[3] is not None:
+                self._taken_bytes += io[2]
+            if self._taken > MAX_TAKEN or (self._taken_bytes > MAX_TAKEN_BYTES and self._taken > 1):
+                self._complete(done, io, BusyError())
+            elif marking:
+                self._mark_and_store(volume, self._own(io), done)
+            elif self._must_hold(volume, io):
                 self.held.append((volume, self._own(io), done, deadline))
             else:
                 self._split(volume, io, done, deadline)
+        if marking:
+            self.marks.begin_sync()
+
+    def _release(self, io: Io) -> None:
+        self._taken -= 1
+        if io[3] is not None:
+            self._taken_bytes -= io[2]
+
+    def _complete(self, done: Done, io: Io, result: Result) -> None:
+        self._release(io)
+        self.effects.completions.append((done, [(io[5], result)]))
 
     def _must_hold(self, volume: int, io: Io) -> bool:
         if len(self.sent) >= WINDOW_WRITES or self._sent_bytes >= WINDOW_BYTES:
@@ -163,6 +182,7 @@ class Core:
             if result is not None:
                 self._store_failed(volume, io, done, tag, result)
                 continue
+            self._release(io)
             if done is not current:
                 current = done
                 batch: list[tuple[Any, Result]] = []
@@ -222,7 +242,7 @@ class Core:
             if error is None:
                 self._store_unsplit(volume, io, done)
             else:
-                self.effects.completions.append((done, [(io[5], error)]))
+                self._complete(done, io, error)
         self._maybe_start()
         self.marks.begin_sync()
 
@@ -231,7 +251,7 @@ class Core:
         fail.
         """
         for _, io, done, earlier in self.marks.failed():
-            self.effects.completions.append((done, [(io[5], earlier or error)]))
+            self._complete(done, io, earlier or error)
 
     # -- sessions
 
