@@ -196,15 +196,16 @@ class Log:
         return tail
 
     def _cut_back(self, tail: Segment) -> None:
-        """Take a batch that failed half way out of the file;
+        """Take a batch that failed half way out of the file, lest it come back in place of the next.
 
-        durably, lest it come back in place of the next.
+        Raises `JournalUnusableError`.
         """
         try:
             tail.file.truncate(tail.end_offset)
             tail.file.sync()
         except JournalError as error:
             self._broken = f"after a failed write it could not be cut back ({error})"
+            self._check_usable()
 
     def _check_usable(self) -> None:
         if self._broken is not None:

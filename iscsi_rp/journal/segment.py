@@ -171,8 +171,8 @@ class Segment:
         self.file.sync()
         with self._lock:
             self.trailer = trailer
-            self._table = self._table[:0]
-            self._offsets = self._offsets[:0]
+            self._table = np.empty(0, HEADER_DTYPE)
+            self._offsets = np.empty(0, np.uint64)
             self._stretches = []
 
     # Looking things up

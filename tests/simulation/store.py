@@ -177,7 +177,11 @@ class Store:
 
     def finish_sync(self) -> None:
         if self.ticket is not None and self.has_run:
-            self.log.finish_sync(self.ticket)
+            try:
+                self.log.finish_sync(self.ticket)
+            except JournalUnusableError:
+                self._cut_to_durable()
+                return
             self.ticket = None
             self.durable = self.log.durable
             self.say(f"durable {self.durable}")

@@ -240,14 +240,14 @@ def a_batch_failed_and_another_took_its_place(store: Store) -> None:
 
 def a_sync_failed_while_another_ran(store: Store) -> None:
     write_pages(store, 0)
-    store.begin_sync()
+    ticket = store.log.begin_sync()
     store.disk.fills_up, store.disk.fails_sync = True, "log-"
-    store.write([store.entry(DATA, 0, 0, 512)])
-    store.run_sync()
-    try:
-        store.finish_sync()
-    except JournalUnusableError:
-        store._cut_to_durable()
+    with pytest.raises(JournalUnusableError):
+        store.log.append([store.entry(DATA, 0, 0, 512)], 0)
+    ticket.run()
+    with contextlib.suppress(JournalUnusableError):
+        store.log.finish_sync(ticket)
+    store.durable = store.log.durable
     lose_power(store)
 
 

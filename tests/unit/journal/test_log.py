@@ -1,5 +1,6 @@
 """The log on a real file system: what it keeps, what it cuts, what it says about damage."""
 
+import tracemalloc
 from pathlib import Path
 
 import numpy as np
@@ -243,6 +244,23 @@ def test_a_batch_stays_in_one_segment_however_large(tmp_path: Path) -> None:
     log.append([data(0, page(1))], 3)
     assert [segment.count for segment in log.segments] == [1, 100, 1]
     assert reopen(tmp_path).end == 102
+
+
+def test_sealed_segments_hold_no_memory(tmp_path: Path) -> None:
+    log = create(tmp_path, 1 << 18)
+
+    def fill_segments(count: int) -> int:
+        for _ in range(count):
+            log.append([data(0, b"x" * 16) for _ in range(3000)], 1)
+            sync(log)
+        return tracemalloc.get_traced_memory()[0]
+
+    tracemalloc.start()
+    try:
+        before = fill_segments(4)
+        assert fill_segments(20) - before < 1 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_another_groups_log_is_refused(tmp_path: Path) -> None:
