@@ -6,12 +6,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Final, NamedTuple
 
 import pytest
 
 from iscsi_rp.appliance.state import Note
+from iscsi_rp.control.client import ApplianceClient
 from iscsi_rp.control.config import ApplianceConfig, ArrayConfig, Config, Portal
 from iscsi_rp.replication import frames
 from iscsi_rp.splitter.core import TRANSITIONS
@@ -54,20 +56,21 @@ def matches(said: str, shown: str) -> bool:
 def test_the_tour_does_what_it_shows(tmp_path: Path) -> None:
     ports = {"127.0.0.1:3260": f"127.0.0.1:{free_port()}", "127.0.0.1:3261": f"127.0.0.1:{free_port()}"}
     array, appliance = (Portal.parse(portal) for portal in ports.values())
-    config = tmp_path / "iscsi-rp.toml"
-    config.write_text(
-        Config(
-            state=tmp_path / "state",
-            array=ArrayConfig(portals=[array]),
-            appliance=ApplianceConfig(portals=[appliance]),
-        ).toml()
+    site = Config(
+        state=tmp_path / "state",
+        array=ArrayConfig(portals=[array]),
+        appliance=ApplianceConfig(portals=[appliance]),
     )
+    config = tmp_path / "iscsi-rp.toml"
+    config.write_text(site.toml())
     path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
     environment = {**os.environ, "ISCSI_RP_CONFIG": str(config), "PATH": path}
     up = Daemon("up", iscsi_rp("--config", str(config), "up"), tmp_path / "up.log")
     up.start()
     try:
         up.until("being ready", lambda: "next, in another terminal" in up.log_tail() or None)
+        with closing(ApplianceClient(site.appliance_socket)) as client:
+            up.until("the array's connection", lambda: client.status().arrays or None)
         commands = list(tour())
         assert len(commands) > 8
         for command, shown in commands:
