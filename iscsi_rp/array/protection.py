@@ -22,6 +22,7 @@ from iscsi_rp.splitter.group import GroupSplitter, Volume, load_maps
 from iscsi_rp.splitter.map_file import MapFile
 
 PROCESSOR: Final = "sp-a"
+"The array's only storage processor so far."
 RESTORING: Final = "production is being restored to an image"
 
 _log = structlog.get_logger(__name__)
@@ -82,7 +83,13 @@ class Protection:
         appliance's wishes.
         """
         for attachment in self._catalogue.attachments():
-            await self._protect(attachment)
+            try:
+                await self._protect(attachment)
+            except (Error, OSError) as error:
+                self.conflicts[attachment.group_name] = str(error)
+                _log.error("cannot protect", group=attachment.group_name, reason=str(error))
+                for uuid in attachment.volumes:  # rather no service than a write that is not split
+                    await self._volumes[uuid].take_offline(f"its group cannot be protected: {error}")
         self._runner = asyncio.create_task(self._run(), name="management-link")
 
     async def stop(self) -> None:
@@ -167,7 +174,11 @@ class Protection:
             raise ConflictError(f"group {info.name!r} wants volumes that this array does not have: {missing}")
         attachment = Attachment(info.id, info.name, cluster_id, tuple(info.volumes))
         await asyncio.to_thread(self._catalogue.attach, attachment)
-        await self._protect(attachment)
+        try:
+            await self._protect(attachment)
+        except (Error, OSError):
+            await asyncio.to_thread(self._catalogue.detach, attachment.group_id)
+            raise
         _log.info("attached", group=info.name, cluster=cluster_id)
 
     async def _protect(self, attachment: Attachment) -> None:
@@ -215,7 +226,7 @@ class Protection:
         def make(fresh: bool, volumes: list[VolumeInfo]) -> Hello:
             return Hello(
                 array_id=self._catalogue.array_id,
-                processor=f"{self._name}/{PROCESSOR}",
+                processor=f"{self._catalogue.array_id}/{PROCESSOR}",
                 group=attachment.group_id,
                 fresh=fresh,
                 volumes=volumes,
@@ -241,6 +252,7 @@ class Protection:
     async def _block(self, group: ProtectedGroup, position: int) -> None:
         group.set_blocked(RESTORING)
         async with group.state_lock:
+            group.set_blocked(RESTORING)  # again: an unblocking of an earlier restore may have been under way
             await asyncio.to_thread(
                 self._catalogue.set_attachment_state,
                 group.attachment.group_id,
@@ -249,9 +261,9 @@ class Protection:
             )
 
     async def _unblock(self, group: ProtectedGroup) -> None:
-        if not group.restoring:
-            return
         async with group.state_lock:
+            if not group.restoring:
+                return
             await asyncio.to_thread(
                 self._catalogue.set_attachment_state, group.attachment.group_id, AttachmentState.ATTACHED
             )

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from typing import Any, Final
 
-from iscsi_rp.device import FLUSH, WRITE, Io, IoError, Result
+from iscsi_rp.device import FLUSH, WRITE, ZERO, Io, IoError, Result
 from iscsi_rp.errors import Error
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.regions import REGION_BYTES
@@ -75,7 +75,8 @@ class Restore:
             data = await self._fetch(volume, offset, length)
             if len(data) != length:
                 raise RestoreError("the appliance sent less of the image than was asked for")
-            io: Io = (WRITE, offset, length, data, False, None)
+            zeros = not any(data)
+            io: Io = (ZERO if zeros else WRITE, offset, length, None if zeros else data, False, None)
             await _submitted(self._splitter.devices[volume].submit_behind_block, io)
 
     def _fetch(self, volume: int, offset: int, length: int) -> Awaitable[bytes]:

@@ -21,6 +21,9 @@ from iscsi_rp.splitter.group import GroupSplitter
 RETRY_S: Final = (0.1, 0.2, 0.5, 1.0)
 "Pauses between attempts; the last repeats."
 
+WELCOME_TIMEOUT_S: Final = 15.0
+"The appliance makes its log durable before it answers a hello."
+
 _RARE: Final = frozenset((wire.REGIONS, wire.RESTORE, wire.DATA, wire.TOUCHED, wire.UNBLOCK))
 _log = structlog.get_logger(__name__)
 
@@ -72,11 +75,21 @@ class GroupSession:
                 self.splitter.last_error = error.message
             else:
                 self._greet(self._link)
-                await self._lost.wait()
+                await self._watched(self._link)
                 if self._welcomed:
                     attempt = 0
             await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1
+
+    async def _watched(self, link: Link) -> None:
+        """Until the link is lost; one that is not welcomed in time is given up."""
+        try:
+            async with asyncio.timeout(WELCOME_TIMEOUT_S):
+                await self._lost.wait()
+        except TimeoutError:
+            if not self._welcomed:
+                link.close("the appliance does not answer the hello")
+            await self._lost.wait()
 
     def _greet(self, link: Link) -> None:
         self._lost.clear()

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from iscsi_rp.array.catalogue import VolumeRow
 from iscsi_rp.array.stack import Joint
-from iscsi_rp.block import FileDevice, MemoryDevice, StoreSizeError
+from iscsi_rp.block import FileDevice, MemoryDevice
 from iscsi_rp.control.models import Volume, VolumeKind, VolumeState
 from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error
@@ -36,11 +36,7 @@ def open_store(row: VolumeRow) -> FileDevice | MemoryDevice:
     if row.kind is VolumeKind.MEMORY:
         return MemoryDevice(row.size_bytes, block_size=row.block_size)
     assert row.path is not None
-    device = FileDevice(row.path, block_size=row.block_size)
-    if device.size < row.size_bytes:
-        asyncio.get_running_loop().create_task(device.close())
-        raise StoreSizeError(f"{row.path} has {device.size} bytes, the volume {row.size_bytes}")
-    return device
+    return FileDevice(row.path, size=row.size_bytes, block_size=row.block_size)
 
 
 class ServedVolume:
@@ -100,6 +96,11 @@ class ServedVolume:
 
         self.joint.exchange(exchange)
         await done.wait()
+
+    async def take_offline(self, reason: str) -> None:
+        """Serve no more I/O until the array is started again."""
+        self.error = reason
+        await self.exchanged(OfflineDevice(self.row.size_bytes, self.row.block_size, reason))
 
     async def close(self) -> None:
         await self.store.close()

@@ -92,6 +92,8 @@ class Core:
         self._unsplit = 0
         self.held: deque[tuple[int, Io, Done, float]] = deque()
         "Not sent yet, with their deadlines: the window is full, or a region of theirs is being read."
+        self._urgent: deque[tuple[int, float]] = deque()
+        "Sent after being held, by sequence: their deadlines come before those of writes sent earlier."
         self._taken = 0
         self._taken_bytes = 0
         self._not_durable = RegionTrail()
@@ -112,7 +114,7 @@ class Core:
                 self._complete(done, io, BusyError())
             elif marking:
                 self._mark_and_store(volume, self._own(io), done)
-            elif self._must_hold(volume, io):
+            elif self._must_hold(volume, io) or self._overtakes(volume, io, self.held):
                 self.held.append((volume, self._own(io), done, deadline))
             else:
                 self._split(volume, io, done, deadline)
@@ -132,7 +134,15 @@ class Core:
         if len(self.sent) >= WINDOW_WRITES or self._sent_bytes >= WINDOW_BYTES:
             return True
         locked = self.resync.locked
-        return bool(locked) and any(key in locked for key in keys_of(volume, io[1], io[2]))
+        if bool(locked) and any(key in locked for key in keys_of(volume, io[1], io[2])):
+            return True
+        return self.marks.any_waiting and self._overtakes(volume, io, self.marks.all_waiting())
+
+    @staticmethod
+    def _overtakes(volume: int, io: Io, queue: Iterable[tuple[int, Io, Done, Any]]) -> bool:
+        """Whether an overlapping write waits in `queue`: such writes keep the order of their submission."""
+        start, end = io[1], io[1] + io[2]
+        return any(v == volume and o[1] < end and start < o[1] + o[2] for v, o, _, _ in queue)
 
     @staticmethod
     def _own(io: Io) -> Io:
@@ -155,7 +165,8 @@ class Core:
         self._not_durable.add(sequence, keys_of(volume, offset, length))
 
     def _mark_and_store(self, volume: int, io: Io, done: Done) -> None:
-        if self.marks.mark(keys_of(volume, io[1], io[2])):
+        waits = self.marks.any_waiting and self._overtakes(volume, io, self.marks.all_waiting())
+        if self.marks.mark(keys_of(volume, io[1], io[2])) or waits:
             self.marks.waiting.append((volume, io, done, None))
         else:
             self._store_unsplit(volume, io, done)
@@ -227,6 +238,14 @@ class Core:
             self.effects.frames.append(wire.frame(wire.STORED, volume=volume, sequence=through))
         self.resync.flushed(volume, token)
 
+    def flush_refused(self, token: int) -> None:
+        """The flush was never begun."""
+        del self._flushing[token]
+
+    def is_flushing(self, volume: int) -> bool:
+        """Whether a flush of the volume's store is under way."""
+        return any(each == volume for each, _ in self._flushing.values())
+
     @property
     def last_flush(self) -> int:
         """Token of the flush that began last: one that begins later has a higher one."""
@@ -244,7 +263,10 @@ class Core:
             else:
                 self._complete(done, io, error)
         self._maybe_start()
-        self.marks.begin_sync()
+        if written or self.marks.waiting or self._handshake is not None:
+            self.marks.begin_sync()  # a map that only has to be made whole again can wait for the next tick
+        if self.held:
+            self.release_held()
 
     def map_failed(self, error: IoError) -> None:
         """Neither the map nor the order for a sweep could be made durable: the writes that waited for it
@@ -305,6 +327,7 @@ class Core:
         self.marks.waiting += waiting
         self.sent.clear()
         self.held.clear()
+        self._urgent.clear()
         self._sent_bytes = 0
         self.marks.begin_sync()
 
@@ -354,6 +377,8 @@ class Core:
                 batches[volume].append(io)
             else:
                 batches[volume] = [io]
+        while self._urgent and self._urgent[0][0] <= through:
+            self._urgent.popleft()
         self.effects.stores.extend(batches.items())
         if self.held:
             self.release_held()
@@ -363,10 +388,11 @@ class Core:
         held, self.held = self.held, deque()
         for waiting in held:
             volume, io, done, deadline = waiting
-            if self._must_hold(volume, io):
+            if self._must_hold(volume, io) or self._overtakes(volume, io, self.held):
                 self.held.append(waiting)
             else:
                 self._split(volume, io, done, deadline)
+                self._urgent.append((self.sequence, deadline))
 
     # -- resynchronisation's way back into the stream
 
@@ -418,6 +444,8 @@ class Core:
     def deadline(self) -> float | None:
         """When `tick` has to be called at the latest."""
         deadlines = [float(self.sent[0][5][4])] if self.sent else []
+        if self._urgent:
+            deadlines.append(self._urgent[0][1])
         if self.held:
             deadlines.append(self.held[0][3])
         return min(deadlines, default=None)

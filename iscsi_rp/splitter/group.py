@@ -4,7 +4,7 @@ It is short enough to check by eye: take the core's effects, do them, and bring 
 """
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from iscsi_rp.clock import monotonic_s, utc_ns
-from iscsi_rp.device import FLUSH, READ, BlockDevice, Done, Io, IoError, Result
+from iscsi_rp.device import FLUSH, READ, BlockDevice, BusyError, Done, Io, IoError, Result
 from iscsi_rp.replication.digests import region_digests
 from iscsi_rp.replication.frames import Frame, RemoteProtocolError
 from iscsi_rp.splitter.core import Core, Mode
@@ -100,6 +100,7 @@ class GroupSplitter:
         self.connection: Connection | None = None
         self._order_sweep = order_sweep
         self._sweeps_ordered = {index for index, volume in enumerate(volumes) if volume.sweep_ordered}
+        self._sweep_lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
         self._threads = ThreadPoolExecutor(2, f"split-{name}")
         self._pumping = False
@@ -129,7 +130,10 @@ class GroupSplitter:
 
         def done(results: Sequence[tuple[Any, Result]]) -> None:
             result = results[0][1]
-            self.core.flushed(token, ok=result is None)
+            if isinstance(result, BusyError):
+                self.core.flush_refused(token)
+            else:
+                self.core.flushed(token, ok=result is None)
             flushed(result)
             self._pump()
 
@@ -254,31 +258,41 @@ class GroupSplitter:
                 await self._loop.run_in_executor(self._threads, self.volumes[volume].map_file.write, pieces)
             except OSError as error:
                 failure = error
+        ordered = failure is None or await self._order_sweeps(failure, by_volume)
         self._map_write = None
-        if failure is None:
-            self._map_written()
+        if ordered:
+            self.core.map_synced(written=failure is None)
         else:
-            self._map_not_written(failure, by_volume)
+            self.core.map_failed(IoError("neither the dirty map nor the catalogue can be written"))
         self._pump()
+        if failure is None:
+            await self._withdraw_sweeps()
 
-    def _map_written(self) -> None:
-        for volume in list(self._sweeps_ordered):
-            if not self.core.marks.maps[volume].changed:
-                self._order_sweep(volume, False)
-                self._sweeps_ordered.discard(volume)
-        self.core.map_synced()
-
-    def _map_not_written(self, failure: OSError, volumes: Sequence[int] | dict[int, Any]) -> None:
+    async def _order_sweeps(self, failure: OSError, volumes: Iterable[int]) -> bool:
+        """The map cannot be written: note in the second place that a sweep is due. False where that fails."""
         self.last_error = f"the dirty map cannot be written: {failure.strerror or failure}"
         _log.error("dirty map not written", group=self.name, reason=str(failure))
-        try:
+        async with self._sweep_lock:
             for volume in volumes:
-                self._order_sweep(volume, True)
+                if not await self._note_sweep(volume, True):
+                    return False
                 self._sweeps_ordered.add(volume)
+        return True
+
+    async def _withdraw_sweeps(self) -> None:
+        """Maps that are whole on disk again need no sweep."""
+        async with self._sweep_lock:
+            for volume in list(self._sweeps_ordered):
+                if not self.core.marks.maps[volume].changed and await self._note_sweep(volume, False):
+                    self._sweeps_ordered.discard(volume)
+
+    async def _note_sweep(self, volume: int, due: bool) -> bool:
+        try:
+            await self._loop.run_in_executor(self._threads, self._order_sweep, volume, due)
         except Exception as error:  # whatever the second place is made of
-            self.core.map_failed(IoError(f"neither the dirty map nor the catalogue can be written: {error}"))
-        else:
-            self.core.map_synced(written=False)
+            _log.error("sweep not noted", group=self.name, reason=str(error))
+            return False
+        return True
 
     # -- time
 
@@ -307,7 +321,7 @@ class GroupSplitter:
         if now - self._last_stored_s >= STORED_EVERY_S:
             self._last_stored_s = now
             for volume, written in enumerate(self._written):
-                if written and volume not in self.core.effects.flushes:
+                if written and volume not in self.core.effects.flushes and not self.core.is_flushing(volume):
                     self.core.effects.flushes.append(volume)
         if now - self._last_unreadable_s >= UNREADABLE_AGAIN_S:
             self._last_unreadable_s = now

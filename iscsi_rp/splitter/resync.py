@@ -95,7 +95,11 @@ class Resync:
         "A region that was found busy: the next to be locked and read."
         self.unreadable: set[int] = set()
         "The store could not read these; they stay marked and are tried again by `retry_unreadable`."
+        self._singly: set[int] = set()
+        "Regions of runs that could not be read: to be read one by one."
         self.verification: Verification | None = None
+        self._awaited: range = range(0)
+        "Regions locked for verification that still have writes in flight."
         self.total = 0
         "Regions that were to be sent when the session started."
 
@@ -116,8 +120,7 @@ class Resync:
         self._inits.clear()
         self._cursors.clear()
         self._starved = None
-        if self.verification and not self.verification.finished:
-            self.verification.failed = "the session with the appliance ended"
+        self._fail_verification("the session with the appliance ended")
 
     # -- one step
 
@@ -185,7 +188,8 @@ class Resync:
         flags = region_map.flags
         way = flags[first] & SWEEP
         count = 1
-        while count < RUN_REGIONS and first + count < region_map.regions:
+        longest = 1 if volume << KEY_SHIFT | first in self._singly else RUN_REGIONS
+        while count < longest and first + count < region_map.regions:
             key = volume << KEY_SHIFT | (first + count)
             flag = flags[first + count]
             if (
@@ -230,14 +234,16 @@ class Resync:
 
     def _unreadable(self, reading: Reading, error: IoError) -> None:
         if reading.purpose == COMPARE_VERIFY:
-            if self.verification:
-                self.verification.failed = f"the store could not be read: {error.message}"
+            self._fail_verification(f"the store could not be read: {error.message}")
+        elif len(reading.keys) > 1:
+            self._singly.update(reading.keys)  # which of them is it?
         else:
             self.unreadable.update(reading.keys)
 
     def retry_unreadable(self) -> None:
         """Let the next steps try again what the store could not read."""
         self.unreadable.clear()
+        self._singly.clear()
 
     def _send(self, reading: Reading, data: bytes) -> None:
         core = self._core
@@ -299,7 +305,7 @@ class Resync:
     def ask_for_flush(self) -> None:
         """Flush the stores whose regions wait for it."""
         for volume in {key >> KEY_SHIFT for key in self._uncleared}:
-            if volume not in self._core.effects.flushes:
+            if volume not in self._core.effects.flushes and not self._core.is_flushing(volume):
                 self._core.effects.flushes.append(volume)
 
     def _maybe_end(self) -> None:
@@ -332,6 +338,12 @@ class Resync:
             return None
         verification.todo.popleft()
         return reading
+
+    def _fail_verification(self, reason: str) -> None:
+        if self.verification is not None and not self.verification.finished:
+            self.verification.failed = reason
+            self.locked.difference_update(self._awaited)
+            self._awaited = range(0)
 
     def _verified(self, reading: Reading, equal: bytes) -> None:
         verification = self.verification
