@@ -1,4 +1,4 @@
-"""The two clocks. Pure modules get their readings as arguments; only shells and composition roots call these."""
+"""The two clocks. Pure modules get their readings as arguments; shells and composition roots call these."""
 
 import time
 

@@ -1,4 +1,6 @@
-"""The root of the project's errors. The docstring of a class is its message, the class owns the exit code of the command."""
+"""The root of the project's errors. The docstring of a class is its message, the class owns the exit code
+of the command.
+"""
 
 from typing import ClassVar
 

@@ -8,7 +8,7 @@ from uuid import UUID, uuid5
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.access_log import AccessLog
-from iscsi_rp.appliance.group import ACCESS_LOG_SHARE, Group
+from iscsi_rp.appliance.group import ACCESS, ACCESS_LOG_SHARE, Group
 from iscsi_rp.appliance.image import ImageDevice
 from iscsi_rp.control.models import ImageAccess, ImageLun
 from iscsi_rp.frontend import IscsiServer
@@ -32,7 +32,7 @@ class Access:
         self, group: Group, access: catalogue.Access, iqn: str, portal: str, server: IscsiServer
     ) -> None:
         """Pins the image. Raises ImageGoneError."""
-        group.pin(access.position)
+        group.pin(ACCESS, access.position)
         self.group = group
         self.row = access
         self.iqn = iqn
@@ -42,13 +42,26 @@ class Access:
         self._log: AccessLog | None = None
         self._devices: list[ImageDevice] = []
 
-    async def serve(self) -> None:
-        """Open the access log, which may be there already, and add the target."""
-        if self.row.writable:
-            self._log = await asyncio.to_thread(self._open_log)
+    async def serve(self, *, anew: bool) -> None:
+        """Open the access log and add the target. `anew` begins an empty log; else there may be one with
+        writes.
+
+        Raises the errors of the access log and the server; nothing is served then.
+        """
+        try:
+            if self.row.writable:
+                self._log = await asyncio.to_thread(self._open_log, anew)
+            self._add_target()
+        except BaseException:
+            self.group.unpin(ACCESS)
+            raise
+
+    def _add_target(self) -> None:
         units = {}
         for each in self.group.row.sets:
-            device = ImageDevice(each.index, each.size_bytes, 512, self._read, self._threads, self._log)
+            device = ImageDevice(
+                each.index, each.size_bytes, each.block_size, self._read, self._threads, self._log
+            )
             self._devices.append(device)
             serial = uuid5(_IMAGE_SPACE, each.volume_uuid).hex
             identity = Identity(bytes.fromhex(image_naa(each.volume_uuid)), serial, product="IMAGE")
@@ -59,7 +72,9 @@ class Access:
         # By way of the group: its replica is another one after the log had to be opened again.
         return self.group.replica.read(volume, offset, length, self.row.position)
 
-    def _open_log(self) -> AccessLog:
+    def _open_log(self, anew: bool) -> AccessLog:
+        if anew:
+            self.log_path.unlink(missing_ok=True)  # of an access that ended while the appliance was killed
         row = self.group.row
         sizes = {each.index: each.size_bytes for each in row.sets}
         make = AccessLog.open if self.log_path.exists() else AccessLog.create
@@ -83,7 +98,8 @@ class Access:
         if self._log is not None:
             await asyncio.to_thread(self._log.remove if forget else self._log.close)
         self._threads.shutdown(wait=False)
-        self.group.unpin(self.row.position)
+        if forget:  # else it is served again after the restart
+            self.group.unpin(ACCESS)
 
     def model(self) -> ImageAccess:
         log = self._log

@@ -15,14 +15,15 @@ _SCHEMA: Final = """
 CREATE TABLE cluster (cluster_id TEXT NOT NULL);
 CREATE TABLE consistency_group (
     group_id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, journal_bytes INTEGER NOT NULL,
-    directory TEXT NOT NULL UNIQUE);
+    directory TEXT NOT NULL UNIQUE, lost INTEGER NOT NULL DEFAULT 0);
 CREATE TABLE image_access (
     group_id TEXT PRIMARY KEY REFERENCES consistency_group ON DELETE CASCADE, position INTEGER NOT NULL,
     writable INTEGER NOT NULL);
 CREATE TABLE replication_set (
     group_id TEXT NOT NULL REFERENCES consistency_group ON DELETE CASCADE, place INTEGER NOT NULL,
     array_id TEXT NOT NULL, volume_uuid TEXT NOT NULL, name TEXT NOT NULL, size_bytes INTEGER NOT NULL,
-    copy_path TEXT NOT NULL UNIQUE, PRIMARY KEY (group_id, place), UNIQUE (array_id, volume_uuid));
+    block_size INTEGER NOT NULL, copy_path TEXT NOT NULL UNIQUE, PRIMARY KEY (group_id, place),
+    UNIQUE (array_id, volume_uuid));
 """
 
 
@@ -36,6 +37,7 @@ class ReplicationSet:
     volume_uuid: str
     name: str
     size_bytes: int
+    block_size: int
     copy_path: Path
 
 
@@ -56,6 +58,8 @@ class Group:
     "Of journal and base."
     sets: tuple[ReplicationSet, ...]
     access: Access | None = None
+    lost: bool = False
+    "The journal lost what was not durable, and may not have been able to note that itself."
 
 
 class Catalogue:
@@ -80,13 +84,19 @@ class Catalogue:
         """By name."""
         with self._database.transaction() as db:
             rows = db.execute(
-                "SELECT group_id, name, journal_bytes, directory FROM consistency_group ORDER BY name"
+                "SELECT group_id, name, journal_bytes, directory, lost FROM consistency_group ORDER BY name"
             ).fetchall()
             return [
                 Group(
-                    group_id, name, journal_bytes, Path(directory), _sets(db, group_id), _access(db, group_id)
+                    group_id,
+                    name,
+                    journal_bytes,
+                    Path(directory),
+                    _sets(db, group_id),
+                    _access(db, group_id),
+                    bool(lost),
                 )
-                for group_id, name, journal_bytes, directory in rows
+                for group_id, name, journal_bytes, directory, lost in rows
             ]
 
     def add_group(self, group: Group) -> None:
@@ -94,11 +104,11 @@ class Catalogue:
         try:
             with self._database.transaction() as db:
                 db.execute(
-                    "INSERT INTO consistency_group VALUES (?, ?, ?, ?)",
+                    "INSERT INTO consistency_group VALUES (?, ?, ?, ?, 0)",
                     (group.group_id, group.name, group.journal_bytes, str(group.directory)),
                 )
                 db.executemany(
-                    "INSERT INTO replication_set VALUES (?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO replication_set VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
                     [
                         (
                             group.group_id,
@@ -107,6 +117,7 @@ class Catalogue:
                             s.volume_uuid,
                             s.name,
                             s.size_bytes,
+                            s.block_size,
                             str(s.copy_path),
                         )
                         for s in group.sets
@@ -122,6 +133,11 @@ class Catalogue:
             removed = db.execute("DELETE FROM consistency_group WHERE group_id = ?", (group_id,))
             if removed.rowcount != 1:
                 raise NotFoundError(f"there is no group {group_id}")
+
+    def set_lost(self, group_id: str, lost: bool) -> None:
+        """See `Group.lost`."""
+        with self._database.transaction() as db:
+            db.execute("UPDATE consistency_group SET lost = ? WHERE group_id = ?", (lost, group_id))
 
     def set_access(self, group_id: str, access: Access | None) -> None:
         """NotFoundError: no such group."""
@@ -139,13 +155,13 @@ class Catalogue:
 
 def _sets(db: sqlite3.Connection, group_id: str) -> tuple[ReplicationSet, ...]:
     rows = db.execute(
-        "SELECT place, array_id, volume_uuid, name, size_bytes, copy_path FROM replication_set"
+        "SELECT place, array_id, volume_uuid, name, size_bytes, block_size, copy_path FROM replication_set"
         " WHERE group_id = ? ORDER BY place",
         (group_id,),
     )
     return tuple(
-        ReplicationSet(place, array_id, volume_uuid, name, size_bytes, Path(copy_path))
-        for place, array_id, volume_uuid, name, size_bytes, copy_path in rows
+        ReplicationSet(place, array_id, volume_uuid, name, size_bytes, block_size, Path(copy_path))
+        for place, array_id, volume_uuid, name, size_bytes, block_size, copy_path in rows
     )
 
 

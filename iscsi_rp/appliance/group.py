@@ -24,7 +24,7 @@ from iscsi_rp.appliance.state import MAX_BOOKMARKS, Bookmark, GroupState, Note
 from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.control.models import Alert
 from iscsi_rp.errors import ConflictError, Error
-from iscsi_rp.journal.errors import JournalError, JournalFullError
+from iscsi_rp.journal.errors import JournalError, JournalFullError, JournalIoError
 from iscsi_rp.journal.files import OsDirectory, OsFile
 from iscsi_rp.journal.log import SEGMENT_BYTES, Log
 from iscsi_rp.journal.replica import Replica
@@ -32,7 +32,7 @@ from iscsi_rp.journal.segment import Segment
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.digests import equal_regions
 from iscsi_rp.replication.messages import VolumeInfo, region_frames
-from iscsi_rp.replication.regions import keys_of
+from iscsi_rp.replication.regions import REGION_SHIFT, keys_of, region_count
 
 SYNC_S: Final = 0.03
 "Pause between two rounds of making the log durable."
@@ -49,6 +49,8 @@ KEEP_FREE_BYTES: Final = 256 << 20
 ACCESS_LOG_SHARE: Final = 0.2
 HOUSEKEEPING_S: Final = 0.1
 BOOKMARK_TIMEOUT_S: Final = 5.0
+ACCESS: Final = "access"
+RESTORE: Final = "restore"
 
 _log = structlog.get_logger(__name__)
 
@@ -76,16 +78,26 @@ def make_copies(row: catalogue.Group) -> None:
         raise ConflictError(f"cannot make the copy volume {error.filename}: {error.strerror}") from error
 
 
+def destroy_files(row: catalogue.Group) -> None:
+    """Remove journal and copies of a group that is closed. Blocks."""
+    shutil.rmtree(row.directory, ignore_errors=True)
+    for each in row.sets:
+        each.copy_path.unlink(missing_ok=True)
+
+
 class Group:
     """See the module. `open` before use."""
 
-    def __init__(self, row: catalogue.Group) -> None:
+    def __init__(self, row: catalogue.Group, note_lost: Callable[[bool], None]) -> None:
+        """`note_lost(lost)` durably notes beside the journal that it lost what was not durable; it blocks."""
         self.row = row
+        self._note_lost = note_lost
+        self._lost_noted = False
         self.alerts: dict[str, Alert] = {}
         self.running = False
         "The log is open and takes sessions."
-        self.pins: set[int] = set()
-        "Images that are served or restored, and so must not be trimmed."
+        self._pins: dict[str, int] = {}
+        "Who needs which image, so that it must not be trimmed: `access`, `restore`."
         self.log: Log
         self.replica: Replica
         self.receiver: Receiver
@@ -97,7 +109,11 @@ class Group:
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self._last_write_s = 0.0
-        self._sync_lock = asyncio.Lock()
+        self._broken: JournalError | None = None
+        "What went wrong with an append; the log has to be cut back and opened again."
+        self._stopping = False
+        self._house_lock = asyncio.Lock()
+        "Held over each step of distribution and trimming."
         self._reads: set[asyncio.Task[None]] = set()
 
     # -- life
@@ -105,6 +121,8 @@ class Group:
     async def open(self) -> None:
         """Recover the log and start to work. Raises JournalError: the group is then in the state `error`."""
         await self._loop.run_in_executor(self._disk, self._open)
+        if self.row.lost:
+            self.receiver.note(Note.LOST, {}, utc_ns())
         self.running = True
         self._tasks = [
             asyncio.create_task(work, name=f"{name}-{self.row.name}")
@@ -129,51 +147,45 @@ class Group:
         sizes = {each.index: each.size_bytes for each in self.row.sets}
         self.replica = Replica.open(self.log, directory, self._copies, sizes)
         volumes = [
-            VolumeInfo(uuid=each.volume_uuid, name=each.name, size=each.size_bytes, block_size=512)
+            VolumeInfo(
+                uuid=each.volume_uuid, name=each.name, size=each.size_bytes, block_size=each.block_size
+            )
             for each in self.row.sets
         ]
         boot = boot_id()
         state.rebooted(boot)
         self.receiver = Receiver(self.log, state, volumes, boot, self)
         if state.restoring is not None:
-            self.pins.add(state.restoring)
-        for position in self.pins:
+            self._pins[RESTORE] = state.restoring
+        for position in self._pins.values():
             self.replica.pin(position)
 
-    def pin(self, position: int) -> None:
-        """Keep an image. Raises ImageGoneError."""
-        if position not in self.pins:
-            self.replica.pin(position)
-            self.pins.add(position)
+    def pin(self, owner: str, position: int) -> None:
+        """Keep an image for `owner`, who has one at a time. Raises ImageGoneError."""
+        self.replica.pin(position)
+        self._pins[owner] = position
 
-    def unpin(self, position: int) -> None:
-        if position in self.pins:
-            self.pins.discard(position)
+    def unpin(self, owner: str) -> None:
+        if (position := self._pins.pop(owner, None)) is not None:
             self.replica.unpin(position)
 
     async def close(self) -> None:
         """End the sessions, make the log durable, stop."""
-        for task in self._tasks:
-            task.cancel()
+        self._stopping = True  # each task ends by itself: a flush or a step of distribution is not to be torn
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._tasks = []
-        if hasattr(self, "receiver"):
+        if self.running:
             self.receiver.end_all("the appliance stops")
             with contextlib.suppress(JournalError):
                 await self._sync()
+        self.running = False
         self._threads.shutdown(wait=True)
         self._disk.shutdown(wait=True)
         if hasattr(self, "log"):
             self.log.close()
         for copy in self._copies.values():
             copy.close()
-
-    def destroy(self) -> None:
-        """Remove journal and copies of a group that is closed. Blocks."""
-        shutil.rmtree(self.row.directory, ignore_errors=True)
-        for each in self.row.sets:
-            each.copy_path.unlink(missing_ok=True)
 
     # -- frames of a session
 
@@ -188,11 +200,8 @@ class Group:
         except JournalFullError as error:
             self._pause("journal-full", error.message, "Free space on the journal's file system.")
         except JournalError as error:
-            self._pause(
-                "journal-error",
-                error.message,
-                "Look at the journal's medium; then start the appliance again.",
-            )
+            self._broken = error
+            self.receiver.end_all(error.message)
 
     def _pause(self, code: str, text: str, next_step: str) -> None:
         self.alerts[code] = Alert(code=code, text=text, next_step=next_step)
@@ -202,28 +211,45 @@ class Group:
     # -- durability
 
     async def _keep_durable(self) -> None:
-        while True:
+        while not self._stopping and self.running:
             await asyncio.sleep(SYNC_S)
-            if self.receiver.wants_sync:
+            if self.receiver.wants_sync or self._broken is not None:
                 try:
+                    if self._broken is not None:
+                        broken, self._broken = self._broken, None
+                        raise broken
                     await self._sync()
+                except JournalFullError as error:
+                    self._pause("journal-full", error.message, "Free space on the journal's file system.")
                 except JournalError as error:
                     await self._journal_failed(error)
 
     async def _sync(self) -> None:
-        async with self._sync_lock:
-            sync = self.receiver.begin_sync(utc_ns())
+        sync = self.receiver.begin_sync(utc_ns())
+        try:
             await self._loop.run_in_executor(self._disk, sync.ticket.run)
-            self.receiver.finish_sync(sync)
+        except JournalFullError as error:
+            raise JournalIoError(error.message) from error  # it is not known what of it is on the disk
+        self.receiver.finish_sync(sync)
+        if self.receiver.state.restoring is None:
+            self.unpin(RESTORE)
+        if self.row.lost and not self._lost_noted:
+            await asyncio.to_thread(self._note_lost, False)
+            self._lost_noted = True
 
     async def _journal_failed(self, error: JournalError) -> None:
         """A flush failed: as good as a power loss. What is not durable is thrown away, and the log opened
         again.
+
+        That it happened is noted in the catalogue first, because the journal may not be able to.
         """
         _log.error("the journal could not be flushed", group=self.row.name, reason=error.message)
+        self.running = False
         self.receiver.end_all(f"the journal could not be flushed: {error.message}")
         try:
-            await self._loop.run_in_executor(self._disk, self._reopen)
+            await asyncio.to_thread(self._note_lost, True)
+            async with self._house_lock:
+                await self._loop.run_in_executor(self._disk, self._reopen)
             self.receiver.note(Note.LOST, {}, utc_ns())
         except Error as again:
             self._pause(
@@ -231,8 +257,9 @@ class Group:
                 again.message,
                 "Look at the journal's medium; then start the appliance again.",
             )
-            self.running = False
-            raise asyncio.CancelledError from again  # nothing more can be made durable
+        else:
+            self._lost_noted = False
+            self.running = True
 
     def _reopen(self) -> None:
         self.log.cut_to_durable()
@@ -242,67 +269,77 @@ class Group:
         self._open()
 
     async def _keep_probing(self) -> None:
-        while True:
+        while not self._stopping:
             await asyncio.sleep(PROBE_S)
             self.receiver.probe()
 
     # -- distribution and trimming
 
     async def _keep_house(self) -> None:
-        while True:
-            await asyncio.sleep(HOUSEKEEPING_S)
+        while not self._stopping:
             try:
-                await self._distribute()
-                await self._trim()
+                worked = self.running and (await self._distribute() | await self._trim())
                 self._maybe_resume()
             except Error as error:
+                worked = False
                 self.alerts["copy"] = Alert(
                     code="copy",
                     text=f"the copy could not be brought up to date: {error.message}",
                     next_step="Look at the copy volume's medium; it is tried again.",
                 )
                 await asyncio.sleep(1.0)
+            if not worked:
+                await asyncio.sleep(HOUSEKEEPING_S)
 
-    async def _distribute(self) -> None:
-        while (behind := self.log.durable - self.replica.distributed) > 0:
-            backlog_bytes = behind / max(1, self.log.end - self.log.first + 1) * self.log.bytes_used
-            idle = monotonic_s() - self._last_write_s >= IDLE_S
-            if (
-                not idle
-                and backlog_bytes < BACKLOG_SHARE * self.row.journal_bytes
-                and not self._over_capacity()
-            ):
-                return
-            await self._steps(self.replica.distribute(self.log.durable, DISTRIBUTE_BYTES))
-            self.alerts.pop("copy", None)
+    async def _distribute(self) -> bool:
+        """One batch, if it is due; whether it was."""
+        behind = self.log.durable - self.replica.distributed
+        backlog_bytes = behind / max(1, self.log.end - self.log.first + 1) * self.log.bytes_used
+        idle = monotonic_s() - self._last_write_s >= IDLE_S
+        due = idle or backlog_bytes >= BACKLOG_SHARE * self.row.journal_bytes or self._over_capacity()
+        if behind <= 0 or not due:
+            return False
+        await self._steps(self.replica.distribute(self.log.durable, DISTRIBUTE_BYTES))
+        self.alerts.pop("copy", None)
+        return True
 
-    async def _trim(self) -> None:
-        """Give up the oldest images while the journal is over its capacity; never the newest image that is
-        offered.
-        """
-        while self._over_capacity() and self._may_trim(self.log.segments[0]):
-            await self._steps(self.replica.trim())
-            self.receiver.state.forget_before(self.replica.first_offered)
+    async def _trim(self) -> bool:
+        """Give up the oldest segment while the journal is over its capacity; whether there was one to go."""
+        if not self._over_capacity() or not self._may_trim(self.log.segments[0]):
+            return False
+        await self._steps(self.replica.trim())
+        self.receiver.state.forget_before(self.replica.first_offered)
+        return True
 
     def _over_capacity(self) -> bool:
-        return self.log.bytes_used > self.row.journal_bytes or self._free_bytes() < KEEP_FREE_BYTES
+        return self.log.bytes_used > self.row.journal_bytes or self.free_bytes() < KEEP_FREE_BYTES
 
-    def _free_bytes(self) -> int:
+    def free_bytes(self) -> int:
         return OsDirectory(self.row.directory).free_bytes()
 
     def _may_trim(self, oldest: Segment) -> bool:
-        return self.replica.can_trim() and oldest.last <= self.receiver.offered
+        """Never the newest image that is offered; before the first one there is nothing to be lost."""
+        keeps_an_image = oldest.last <= self.receiver.offered or not self.receiver.state.ever_whole
+        return self.replica.can_trim() and keeps_an_image
 
     async def _steps(self, steps: Iterator[Callable[[], None]]) -> None:
         with contextlib.closing(steps):  # type: ignore[type-var]
-            for step in steps:
-                await self._loop.run_in_executor(self._disk, step)
+            while not self._stopping:
+                async with self._house_lock:
+                    step = next(steps, None)
+                    if step is None:
+                        return
+                    await self._loop.run_in_executor(self._disk, step)
 
     def _maybe_resume(self) -> None:
         """Hold sessions off while the journal is far beyond its capacity, and let them in again when it is
         not.
         """
         hard = self.log.bytes_used > self.row.journal_bytes * 1.25 + 2 * SEGMENT_BYTES
+        if self.receiver.state.restoring is not None:
+            hard = (
+                self.free_bytes() < KEEP_FREE_BYTES // 2
+            )  # the image is pinned: only going on frees the journal
         if self.receiver.paused is None:
             if hard:
                 self._pause(
@@ -310,7 +347,7 @@ class Group:
                     "the journal is full, and no image may be given up yet",
                     "Let the copy catch up, disable an image that is accessed, or make the journal larger.",
                 )
-        elif "journal-error" not in self.alerts and not hard and self._free_bytes() > KEEP_FREE_BYTES // 2:
+        elif "journal-error" not in self.alerts and not hard and self.free_bytes() > KEEP_FREE_BYTES // 2:
             self.alerts.pop("journal-full", None)
             self.receiver.resume()
 
@@ -353,12 +390,11 @@ class Group:
 
         def work() -> None:
             for place, volume in enumerate(session.volumes):
-                keys = [
-                    key
+                runs = (
+                    (volume, offset >> REGION_SHIFT, region_count(length))
                     for offset, length in self.replica.touched_after(position, volume)
-                    for key in keys_of(volume, offset, length)
-                ]
-                pieces.extend(region_frames(keys, {volume: place}))
+                )
+                pieces.extend(region_frames(runs, {volume: place}))
             pieces.append(wire.frame(wire.TOUCHED, a=position))
 
         def send() -> None:
@@ -381,6 +417,7 @@ class Group:
             answer = wire.frame(wire.DATA, volume=place, sequence=sequence, a=offset, b=length, payload=data)
 
         def send() -> None:
+            session.fetches -= 1
             session.fetched_bytes += length
             session.peer.send(answer)
 

@@ -30,6 +30,8 @@ MAX_COMPARES: Final = 1024
 BEFORE_ALL: Final = -1
 "Where the first span begins: before its end the copy equals the volume at no position, not even at 0."
 MAX_FETCH_BYTES: Final = 1 << 20
+"Of one FETCH, and of the regions that one HASHES is about."
+MAX_FETCHES: Final = 64
 
 
 class Peer(Protocol):
@@ -67,6 +69,8 @@ class Session:
         self.compares = 0
         self.restore_begun = False
         self.restored = False
+        self.fetches = 0
+        "Under way."
         self.fetched_bytes = 0
         "Of the image that production is being restored to."
 
@@ -222,6 +226,7 @@ class Receiver:
             session.answered = max(session.answered, a)
             self._maybe_seal()
         elif kind == wire.FETCH and self._fits(session, frame) and self.state.restoring is not None:
+            session.fetches += 1
             self._images.fetch(session, frame, self.state.restoring)
         elif kind == wire.BLOCKED and a == self.state.restoring:
             self._images.send_touched(session, a)
@@ -236,6 +241,7 @@ class Receiver:
         _, _, volume, _, offset, length, _, _ = frame
         return (
             volume < len(session.volumes)
+            and session.fetches < MAX_FETCHES
             and 0 < length <= MAX_FETCH_BYTES
             and offset + length <= session.sizes[volume]
         )
@@ -257,7 +263,8 @@ class Receiver:
             raise RemoteProtocolError(f"sequence {sequence} where {session.sequence + 1} was due")
         if volume >= len(session.volumes) or a % REGION_BYTES or not 0 < b <= session.sizes[volume] - a:
             raise RemoteProtocolError("hashes outside of their volume")
-        if len(payload) != region_count(b) * wire.DIGEST_BYTES or session.compares >= MAX_COMPARES:
+        fits = b <= MAX_FETCH_BYTES and len(payload) == region_count(b) * wire.DIGEST_BYTES
+        if not fits or session.compares >= MAX_COMPARES:
             raise RemoteProtocolError("hashes that do not fit their regions, or too many at once")
         session.sequence = sequence
         session.compares += 1
@@ -375,6 +382,7 @@ class Receiver:
         for session in self.sessions.values():
             if session.ended and not session.restore_begun:
                 session.restore_begun = True
+                session.fetched_bytes = 0
                 session.peer.send(wire.frame(wire.RESTORE, a=position))
 
     def _maybe_restored(self, now_ns: int) -> None:
@@ -382,7 +390,9 @@ class Receiver:
         if all(session is not None and session.restored for session in sessions):
             self._restoring_durably = None
             self.note(Note.RESTORED, {}, now_ns)
-            self._unblocks += [session for session in sessions if session is not None]
+            for session in filter(None, sessions):
+                session.restore_begun = session.restored = False
+                self._unblocks.append(session)
             self._maybe_end_span(now_ns)
 
     # -- durability
@@ -434,7 +444,7 @@ class Receiver:
         sweep = processor is None or (session.fresh and processor.lost)
         if session.fresh and processor is not None and not sweep:
             positions = {index: place for place, index in enumerate(session.volumes)}
-            for data in messages.region_frames(processor.regions(), positions):
+            for data in messages.region_frames(processor.runs(), positions):
                 session.peer.send(data)
         reason = (
             ""

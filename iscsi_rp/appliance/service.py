@@ -11,7 +11,7 @@ from pydantic import JsonValue
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.access import Access
-from iscsi_rp.appliance.group import Group, make_copies
+from iscsi_rp.appliance.group import KEEP_FREE_BYTES, RESTORE, Group, destroy_files, make_copies
 from iscsi_rp.appliance.links import Links
 from iscsi_rp.appliance.state import Note
 from iscsi_rp.clock import utc_ns
@@ -37,6 +37,7 @@ from iscsi_rp.control.models import (
 )
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
 from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.units import format_size
 
 DETACH_TIMEOUT_S: Final = 5.0
 POLL_S: Final = 0.05
@@ -69,11 +70,11 @@ class Service:
     async def start(self) -> None:
         """Open every group; one that cannot be opened is shown in the state `error`."""
         for row in self._catalogue.groups():
-            group = self.groups[row.name] = Group(row)
+            group = self.groups[row.name] = self._make(row)
             try:
                 await group.open()
                 if row.access is not None:
-                    await self._serve(group, row.access)
+                    await self._serve(group, row.access, anew=False)
             except Error as error:
                 _log.error("group cannot be opened", group=row.name, reason=error.message)
                 group.alerts["journal-error"] = Alert(
@@ -88,9 +89,15 @@ class Service:
             await access.close(forget=False)
         await self.links.stop()
         for group in self.groups.values():
-            await group.close()
+            try:
+                await group.close()
+            except Error as error:
+                _log.error("group not closed in order", group=group.row.name, reason=error.message)
 
     # -- groups
+
+    def _make(self, row: catalogue.Group) -> Group:
+        return Group(row, lambda lost: self._catalogue.set_lost(row.group_id, lost))
 
     def _group(self, name: str) -> Group:
         group = self.groups.get(name)
@@ -119,10 +126,10 @@ class Service:
             await asyncio.to_thread(self._make_files, row)
             try:
                 await asyncio.to_thread(self._catalogue.add_group, row)
-                group = Group(row)
+                group = self._make(row)
                 await group.open()
             except BaseException:
-                await asyncio.to_thread(Group(row).destroy)
+                await asyncio.to_thread(destroy_files, row)
                 raise
             self.groups[row.name] = group
             self.links.tell()
@@ -140,7 +147,13 @@ class Service:
         copies = request.copy_directory or self._state / "copies" / request.name
         sets = tuple(
             catalogue.ReplicationSet(
-                index, array, volume.uuid, volume.name, volume.size, copies / f"{volume.name}.img"
+                index,
+                array,
+                volume.uuid,
+                volume.name,
+                volume.size,
+                volume.block_size,
+                copies / f"{volume.name}.img",
             )
             for index, (array, volume) in enumerate(found)
         )
@@ -166,7 +179,7 @@ class Service:
             self.links.tell()
             await group.close()
             if destroy:
-                await asyncio.to_thread(group.destroy)
+                await asyncio.to_thread(destroy_files, group.row)
 
     # -- status
 
@@ -272,13 +285,17 @@ class Service:
             image = runtime.offer().choose(ImageSelector(**request.model_dump(exclude={"writable"})))
             row = catalogue.Access(image.position, request.writable)
             await asyncio.to_thread(self._catalogue.set_access, runtime.row.group_id, row)
-            access = await self._serve(runtime, row)
+            try:
+                access = await self._serve(runtime, row, anew=True)
+            except BaseException:
+                await asyncio.to_thread(self._catalogue.set_access, runtime.row.group_id, None)
+                raise
         return access.model().model_copy(update={"seconds_to_ready": (utc_ns() - started) / 1e9})
 
-    async def _serve(self, group: Group, row: catalogue.Access) -> Access:
+    async def _serve(self, group: Group, row: catalogue.Access, *, anew: bool) -> Access:
         iqn = f"{IMAGE_IQN}:{self._name}.{group.row.name}"
         access = Access(group, row, iqn, self.portals[0], self._server)
-        await access.serve()
+        await access.serve(anew=anew)
         self._access[group.row.name] = access
         return access
 
@@ -341,13 +358,26 @@ class Service:
                     f"the array is not in sync with group {group!r}",
                     hint="Production can be recovered when `iscsi-rp status` shows SPLITTING.",
                 )
-            runtime.pin(image.position)
+            await self._check_room(runtime, image)
+            runtime.pin(RESTORE, image.position)
             receiver.restore(image.position, utc_ns())
             return self._jobs.start("recover-production", group, self._recovery(runtime, image))
 
-    def _recovery(
-        self, group: Group, image: Image
-    ) -> Callable[[Progress], Awaitable[dict[str, JsonValue]]]:
+    @staticmethod
+    async def _check_room(group: Group, image: Image) -> None:
+        """What is written back goes through the journal, which can give up nothing newer than the image
+        meanwhile.
+        """
+        needed = await asyncio.to_thread(_touched_bytes, group, image.position)
+        free = group.free_bytes()
+        if needed + KEEP_FREE_BYTES > free:
+            raise ConflictError(
+                f"the recovery may take {format_size(needed)} of the journal's file system, "
+                f"which has {format_size(free)} free",
+                hint="Free space there first.",
+            )
+
+    def _recovery(self, group: Group, image: Image) -> Callable[[Progress], Awaitable[dict[str, JsonValue]]]:
         async def work(progress: Progress) -> dict[str, JsonValue]:
             started = utc_ns()
             progress.message = "blocking hosts"
@@ -357,11 +387,6 @@ class Service:
                 progress.done = sum(each.fetched_bytes for each in sessions)
                 progress.message = "writing the image back" if sessions else "waiting for the array"
                 await asyncio.sleep(POLL_S)
-            if (
-                self._access.get(group.row.name) is None
-                or self._access[group.row.name].row.position != image.position
-            ):
-                group.unpin(image.position)
             progress.done = progress.total
             return {
                 "position": image.position,

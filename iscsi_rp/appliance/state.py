@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Final
 
-from iscsi_rp.replication.regions import KEY_SHIFT, RegionTrail, runs_of
+from iscsi_rp.replication.regions import KEY_SHIFT, RegionTrail, coarse_runs
 
 MAX_BOOKMARKS: Final = 10_000
 MAX_SPANS: Final = 10_000
+MAX_RUNS: Final = 50_000
+"Of a volume's regions in a snapshot; with more, what lies between close ones counts as not stored, too."
 
 
 class Note(IntEnum):
@@ -63,8 +65,9 @@ class Processor:
     def forget(self) -> None:
         self.since_stored.clear()
 
-    def regions(self) -> set[int]:
-        return set().union(*(trail.regions() for trail in self.since_stored.values()))
+    def runs(self) -> list[tuple[int, int, int]]:
+        """Runs of the regions since stored: volume, first region, count."""
+        return [run for trail in self.since_stored.values() for run in coarse_runs(trail.regions(), MAX_RUNS)]
 
 
 class GroupState:
@@ -171,7 +174,11 @@ class GroupState:
                         "boot_id": each.boot_id,
                         "lost": each.lost,
                         "since_stored": [
-                            {"volume": volume, "through": trail.last, "runs": list(runs_of(trail.regions()))}
+                            {
+                                "volume": volume,
+                                "through": trail.last,
+                                "runs": coarse_runs(trail.regions(), MAX_RUNS),
+                            }
                             for volume, trail in each.since_stored.items()
                         ],
                     }

@@ -10,7 +10,7 @@ from typing import Annotated, Final, TypeVar
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from iscsi_rp.replication.frames import MAX_PAYLOAD, REGIONS, VERSION, RemoteProtocolError, frame
-from iscsi_rp.replication.regions import KEY_SHIFT, runs_of
+from iscsi_rp.replication.regions import KEY_SHIFT
 
 MAX_VOLUMES: Final = 1024
 Name = Annotated[str, Field(min_length=1, max_length=255)]
@@ -95,23 +95,34 @@ M = TypeVar("M", bound=Message)
 def parse(model: type[M], payload: bytes) -> M:
     """Raises RemoteProtocolError that names the field."""
     try:
+        _check_version(payload)
         message = model.model_validate_json(payload)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise RemoteProtocolError(f"{model.__name__}: {where}: {first['msg']}") from None
-    version = getattr(message, "version", VERSION)
+    return message
+
+
+class _Versioned(BaseModel):
+    version: int = VERSION
+
+
+def _check_version(payload: bytes) -> None:
+    """Before anything else, because another version may well have other fields."""
+    version = _Versioned.model_validate_json(payload).version
     if version != VERSION:
         raise RemoteProtocolError(
             f"the peer speaks version {version} of the replication protocol, this side {VERSION}"
         )
-    return message
 
 
-def region_frames(keys: Iterable[int], places: Mapping[int, int]) -> Iterator[bytes]:
-    """REGIONS frames that carry a set of region keys; `places` says how the receiver numbers each volume."""
+def region_frames(runs: Iterable[tuple[int, int, int]], places: Mapping[int, int]) -> Iterator[bytes]:
+    """REGIONS frames for runs of regions `(volume, first, count)`; `places` says how the receiver numbers
+    each volume.
+    """
     batches: dict[int, list[bytes]] = {}
-    for volume, first, count in runs_of(keys):
+    for volume, first, count in runs:
         batch = batches.setdefault(places[volume], [])
         batch.append(_RUN.pack(first, count))
         if len(batch) == _RUNS_IN_FRAME:

@@ -6,6 +6,7 @@ in the volume, so that sets of regions over several volumes are sets of integers
 
 from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import pairwise
 from typing import Final
 
 REGION_SHIFT: Final = 16
@@ -39,6 +40,27 @@ def runs_of(keys: Iterable[int]) -> Iterator[tuple[int, int, int]]:
         start = previous = key
     if start >= 0:
         yield start >> KEY_SHIFT, start & ((1 << KEY_SHIFT) - 1), previous - start + 1
+
+
+def coarse_runs(keys: Iterable[int], limit: int) -> list[tuple[int, int, int]]:
+    """At most about `limit` runs that hold all of `keys`, and where there were more, what lies between
+    close ones too.
+    """
+    runs = list(runs_of(keys))
+    if len(runs) <= limit:
+        return runs
+    gaps = sorted(
+        after[1] - before[1] - before[2] for before, after in pairwise(runs) if before[0] == after[0]
+    )
+    widest = gaps[len(runs) - limit - 1] if len(gaps) >= len(runs) - limit else gaps[-1]
+    merged = [runs[0]]
+    for volume, first, count in runs[1:]:
+        last = merged[-1]
+        if last[0] == volume and first - last[1] - last[2] <= widest:
+            merged[-1] = (volume, last[1], first + count - last[1])
+        else:
+            merged.append((volume, first, count))
+    return merged
 
 
 class RegionTrail:

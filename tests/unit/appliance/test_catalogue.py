@@ -6,8 +6,8 @@ import pytest
 from iscsi_rp.appliance.catalogue import Access, Catalogue, Group, ReplicationSet
 from iscsi_rp.errors import ConflictError, NotFoundError
 
-DATA = ReplicationSet(0, "array", "uuid-1", "data", 1 << 30, Path("/c/data.img"))
-LOG = ReplicationSet(1, "array", "uuid-2", "log", 1 << 20, Path("/c/log.img"))
+DATA = ReplicationSet(0, "array", "uuid-1", "data", 1 << 30, 512, Path("/c/data.img"))
+LOG = ReplicationSet(1, "array", "uuid-2", "log", 1 << 20, 512, Path("/c/log.img"))
 DB = Group("id-1", "db", 10 << 30, Path("/g/id-1"), (DATA, LOG))
 
 

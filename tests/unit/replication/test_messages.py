@@ -11,7 +11,7 @@ from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication import messages
 from iscsi_rp.replication.frames import RemoteProtocolError
 from iscsi_rp.replication.messages import Announce, Hello, VolumeInfo, Welcome, parse, parse_regions
-from iscsi_rp.replication.regions import KEY_SHIFT
+from iscsi_rp.replication.regions import KEY_SHIFT, runs_of
 
 VOLUME = VolumeInfo(uuid="u", name="data", size=1 << 20, block_size=512)
 HELLO = Hello(array_id="a", processor="a/sp-a", group="g", fresh=True, volumes=[VOLUME])
@@ -80,14 +80,14 @@ def received(frames: list[bytes]) -> set[int]:
 @given(keys)
 def test_regions_come_back_under_the_receivers_numbers(regions: set[tuple[int, int]]) -> None:
     places = {0: 3, 1: 2, 2: 1, 3: 0}
-    frames = list(messages.region_frames({v << KEY_SHIFT | region for v, region in regions}, places))
+    frames = list(messages.region_frames(runs_of({v << KEY_SHIFT | region for v, region in regions}), places))
     assert received(frames) == {places[v] << KEY_SHIFT | region for v, region in regions}
 
 
 def test_a_long_list_takes_several_frames(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(messages, "_RUNS_IN_FRAME", 4)
     sent = set(range(0, 20, 2))
-    frames = list(messages.region_frames(sent, {0: 0}))
+    frames = list(messages.region_frames(runs_of(sent), {0: 0}))
     assert [len(data) - wire.HEADER_BYTES for data in frames] == [64, 64, 32]
     assert received(frames) == sent
 

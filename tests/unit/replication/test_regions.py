@@ -13,6 +13,7 @@ from iscsi_rp.replication.regions import (
     KEY_SHIFT,
     REGION_BYTES,
     RegionTrail,
+    coarse_runs,
     keys_of,
     region_count,
     runs_of,
@@ -119,3 +120,12 @@ def test_one_changed_byte_is_found_in_its_region(at: int) -> None:
 
 def test_equal_regions_are_equal() -> None:
     assert equal_regions(WHOLE, region_digests(WHOLE)) == b"\1\1\1"
+
+
+@given(st.sets(st.integers(0, 400), max_size=80), st.integers(4, 40))
+def test_coarse_runs_hold_every_key_in_about_as_many_runs_as_are_allowed(keys: set[int], limit: int) -> None:
+    spread = {key % 3 << KEY_SHIFT | key for key in keys}
+    runs = coarse_runs(spread, limit)
+    held = {v << KEY_SHIFT | r for v, first, count in runs for r in range(first, first + count)}
+    assert held >= spread
+    assert len(runs) <= max(limit, 3)
