@@ -85,6 +85,8 @@ class Offer:
         written.
         """
         position = self.replica.log.position_at(time_ns)
+        if self.moment(position).time_ns > time_ns:
+            return position - 1  # the log no longer goes back so far
         latest = self.latest
         if latest is not None and position > latest and self.receiver.content_end <= latest:
             return latest
