@@ -119,7 +119,7 @@ class Access:
                 for each in self.group.row.sets
             ],
             writable=self.row.writable,
-            log_bytes_used=log.bytes_used if log else 0,
+            log_bytes_used=log.written_bytes if log else 0,
             log_bytes_capacity=log.capacity_bytes if log else 0,
             read_only_reason=log.read_only_reason if log else None,
         )

@@ -123,6 +123,11 @@ class AccessLog:
     def bytes_used(self) -> int:
         return self._end
 
+    @property
+    def written_bytes(self) -> int:
+        """What hosts' writes take of the capacity."""
+        return self._end - HEADER_BYTES
+
     def is_touched(self, volume: int, offset: int, length: int) -> bool:
         """False only if the log has nothing of this range."""
         first, count = _pages(offset, length)

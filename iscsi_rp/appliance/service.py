@@ -14,7 +14,7 @@ from iscsi_rp.appliance.access import Access
 from iscsi_rp.appliance.group import KEEP_FREE_BYTES, RESTORE, Group, destroy_files, make_copies
 from iscsi_rp.appliance.links import Links
 from iscsi_rp.appliance.state import Note
-from iscsi_rp.clock import utc_ns
+from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.control.app import no_such
 from iscsi_rp.control.jobs import Jobs, Progress
 from iscsi_rp.control.models import (
@@ -37,9 +37,13 @@ from iscsi_rp.control.models import (
 )
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
 from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.replication.messages import VolumeInfo
 from iscsi_rp.units import format_size
 
-DETACH_TIMEOUT_S: Final = 5.0
+CONNECT_S: Final = 5.0
+"For an array to connect that has just started."
+ANNOUNCE_S: Final = 0.5
+"For an array to announce a volume that it has just made."
 POLL_S: Final = 0.05
 IMAGE_IQN: Final = "iqn.2026-11.io.iscsi-rp"
 
@@ -122,7 +126,7 @@ class Service:
         async with self._changing:
             if request.name in self.groups:
                 raise ConflictError(f"there is a group {request.name!r} already")
-            row = self._new_row(request)
+            row = self._new_row(request, [await self._announced(name) for name in request.volumes])
             await asyncio.to_thread(self._make_files, row)
             try:
                 await asyncio.to_thread(self._catalogue.add_group, row)
@@ -135,8 +139,19 @@ class Service:
             self.links.tell()
             return self._status(group)
 
-    def _new_row(self, request: GroupCreate) -> catalogue.Group:
-        found = [self.links.find_volume(name) for name in request.volumes]
+    async def _announced(self, name: str) -> tuple[str, VolumeInfo]:
+        """The array and the volume; an array that has just started or made it may not have said so yet."""
+        began_s = monotonic_s()
+        while True:
+            try:
+                return self.links.find_volume(name)
+            except NotFoundError:
+                patience_s = ANNOUNCE_S if self.links.arrays else CONNECT_S
+                if monotonic_s() - began_s > patience_s:
+                    raise
+            await asyncio.sleep(POLL_S)
+
+    def _new_row(self, request: GroupCreate, found: list[tuple[str, VolumeInfo]]) -> catalogue.Group:
         if len({array for array, _ in found}) > 1:
             raise ConflictError("the volumes of a group must be of one array")
         for group in self.groups.values():

@@ -3,7 +3,7 @@
 All of it is derived from the group's log. A fact enters as a *note*, a record of the log; `GroupState.apply`
 is the one place where it takes effect, for a note just appended as for one read again after a crash. Each
 segment of the log begins with a snapshot of the state, so that recovery reads the last segment only.
-docs/journal-format.md lists the notes.
+docs/appliance.md lists the notes.
 """
 
 import json

@@ -55,8 +55,6 @@ def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None
         columns = ("GROUP", "STATE", "SPLITTER", "TO SYNC", "LATEST IMAGE", "WINDOW", "JOURNAL", "COPY LAG")
         print_table(columns, [_row(name, splitters.get(name), groups.get(name)) for name in names], "")
     print_alerts([*(array.alerts if array else ()), *(appliance.alerts if appliance else ())])
-    for group in groups.values():
-        print_alerts(group.alerts)
 
 
 def _row(name: str, splitter: SplitterStatus | None, group: GroupStatus | None) -> list[object]:

@@ -48,7 +48,7 @@ PAUSE: Final = 71  # payload: Alert
 REFUSED: Final = 72  # payload: Alert
 RESTORE: Final = 73  # a: position of the image that production returns to
 DATA: Final = 74  # sequence, a, b of the FETCH it answers; payload: the bytes
-UNBLOCK: Final = 75  # a: position; the RESTORED is durable: hosts may have production back
+UNBLOCK: Final = 75  # the RESTORED is durable: hosts may have production back
 TOUCHED: Final = 76  # a: position; the REGIONS before it are all that was written after it
 
 # Kinds of a WRITE. The journal uses the same numbers.
