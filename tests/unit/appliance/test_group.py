@@ -284,7 +284,7 @@ def test_on_a_small_disk_the_oldest_images_go_before_it_is_full(
 
     async def test(group: Group) -> None:
         splitter = await Splitter(group).join()
-        for number in range(400):  # 25 MiB
+        for number in range(240):  # 15 MiB
             splitter.write(number % 16 * CHUNK, bytes([number % 255 + 1]) * CHUNK)
             await asyncio.sleep(0.01)
         newest = await splitter.sealed()

@@ -1,0 +1,114 @@
+"""A volume whose store is missing, too small or in use is offline and says why; nothing else suffers."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from iscsi_rp.array.catalogue import VolumeRow
+from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.block import FileDevice, MemoryDevice, create_file
+from iscsi_rp.control.models import VolumeKind, VolumeState
+from iscsi_rp.device import READ, NotReadyError, Result
+
+SIZE = 1 << 20
+
+
+def row(path: Path | None, kind: VolumeKind = VolumeKind.FILE, size_bytes: int = SIZE) -> VolumeRow:
+    return VolumeRow(str(uuid4()), "data", 0, kind, path, size_bytes, 512)
+
+
+def run(volume_row: VolumeRow, maps: Path, test: Callable[[ServedVolume], Awaitable[None]]) -> None:
+    async def main() -> None:
+        volume = ServedVolume(volume_row, maps)
+        try:
+            await test(volume)
+        finally:
+            await volume.close()
+
+    asyncio.run(main())
+
+
+def first_block(volume: ServedVolume) -> Result:
+    report: list[tuple[Any, Result]] = []
+
+    def done(results: Sequence[tuple[Any, Result]]) -> None:
+        report.extend(results)
+
+    volume.joint.submit([(READ, 0, 512, None, False, None)], done)
+    return report[0][1]
+
+
+def test_a_store_that_is_there_is_online(tmp_path: Path) -> None:
+    create_file(tmp_path / "data.img", SIZE)
+
+    async def test(volume: ServedVolume) -> None:
+        assert (volume.error, volume.model(False).state) == (None, VolumeState.ONLINE)
+        assert volume.model(True).state is VolumeState.RESTORING
+        assert first_block(volume) == bytes(512)
+        assert volume.map_path == tmp_path / "data.img.map"
+
+    run(row(tmp_path / "data.img"), tmp_path / "maps", test)
+
+
+@pytest.mark.parametrize(
+    ("size", "reason"), [(None, "No such file"), (SIZE - 512, "has 1048064 bytes"), (0, "has 0 bytes")]
+)
+def test_a_store_that_is_missing_or_too_small(tmp_path: Path, size: int | None, reason: str) -> None:
+    path = tmp_path / "data.img"
+    if size is not None:
+        create_file(path, size)
+
+    async def test(volume: ServedVolume) -> None:
+        assert volume.error is not None
+        assert reason in volume.error
+        assert str(path) in volume.error
+        model = volume.model(False)
+        assert (model.state, model.error, model.size_bytes) == (VolumeState.OFFLINE, volume.error, SIZE)
+        assert isinstance(first_block(volume), NotReadyError)
+        await asyncio.sleep(0)
+
+    run(row(path), tmp_path / "maps", test)
+    if size is not None:
+        assert path.stat().st_size == size
+
+
+def test_a_store_in_use_by_another_is_left_to_it(tmp_path: Path) -> None:
+    path = tmp_path / "data.img"
+    create_file(path, SIZE)
+
+    async def test(volume: ServedVolume) -> None:
+        second = ServedVolume(row(path), tmp_path / "maps")
+        assert second.error is not None
+        assert "in use" in second.error
+        assert isinstance(first_block(second), NotReadyError)
+        await second.close()
+        assert first_block(volume) == bytes(512)
+
+    run(row(path), tmp_path / "maps", test)
+
+
+def test_a_volume_in_memory_has_its_map_with_the_arrays_state(tmp_path: Path) -> None:
+    memory = row(None, VolumeKind.MEMORY)
+
+    async def test(volume: ServedVolume) -> None:
+        assert isinstance(volume.store, MemoryDevice)
+        assert volume.map_path == tmp_path / f"{memory.uuid}.map"
+
+    run(memory, tmp_path, test)
+
+
+def test_a_device_put_under_the_joint_serves_from_then_on(tmp_path: Path) -> None:
+    create_file(tmp_path / "data.img", SIZE)
+
+    async def test(volume: ServedVolume) -> None:
+        assert isinstance(volume.store, FileDevice)
+        await volume.exchanged(MemoryDevice(SIZE))
+        assert isinstance(volume.joint.below, MemoryDevice)
+        await volume.exchanged(volume.store)
+        assert volume.joint.below is volume.store
+
+    run(row(tmp_path / "data.img"), tmp_path / "maps", test)
