@@ -10,7 +10,8 @@ from tests.bench.load import LoadError
 from tests.kit.processes import Daemon, free_port
 
 IQN: Final = "iqn.2026-11.io.iscsi-rp:tgt"
-CONTROL: Final = "7"
+CONTROL: Final = str(1000 + os.getpid() % 30000)
+"tgt's control port; one of its own, so that it meets no other tgtd of this machine."
 
 
 class Tgt:
