@@ -34,9 +34,10 @@ from iscsi_rp.replication.digests import equal_regions
 from iscsi_rp.replication.messages import VolumeInfo, region_frames
 from iscsi_rp.replication.regions import REGION_SHIFT, keys_of, region_count
 
-SYNC_S: Final = 0.03
-"Pause between two rounds of making the log durable."
-PROBE_S: Final = 0.01
+SYNC_S: Final = 0.2
+"Between two rounds of making the log durable, while nobody waits for one."
+POLL_S: Final = 0.02
+"How often it is looked whether somebody does, and the processors are probed."
 DISTRIBUTE_BYTES: Final = 32 << 20
 "What one distribution takes on."
 IDLE_S: Final = 0.5
@@ -109,6 +110,7 @@ class Group:
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
         self._last_write_s = 0.0
+        self._last_sync_s = 0.0
         self._broken: JournalError | None = None
         "What went wrong with an append; the log has to be cut back and opened again."
         self._stopping = False
@@ -212,8 +214,9 @@ class Group:
 
     async def _keep_durable(self) -> None:
         while not self._stopping and self.running:
-            await asyncio.sleep(SYNC_S)
-            if self.receiver.wants_sync or self._broken is not None:
+            await asyncio.sleep(POLL_S)
+            due = self.receiver.wants_sync and monotonic_s() - self._last_sync_s >= SYNC_S
+            if due or self.receiver.needs_sync or self._broken is not None:
                 try:
                     if self._broken is not None:
                         broken, self._broken = self._broken, None
@@ -225,6 +228,7 @@ class Group:
                     await self._journal_failed(error)
 
     async def _sync(self) -> None:
+        self._last_sync_s = monotonic_s()
         sync = self.receiver.begin_sync(utc_ns())
         try:
             await self._loop.run_in_executor(self._disk, sync.ticket.run)
@@ -270,7 +274,7 @@ class Group:
 
     async def _keep_probing(self) -> None:
         while not self._stopping:
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(POLL_S)
             self.receiver.probe()
 
     # -- distribution and trimming
@@ -444,6 +448,7 @@ class Group:
             )
         position = self.receiver.bookmark(name, consistency, utc_ns())
         give_up_s = monotonic_s() + BOOKMARK_TIMEOUT_S
+        self.receiver.awaited = position
         while self.receiver.offered < position:
             opened = self.receiver.span_from is not None and self.receiver.span_from < position
             if opened or monotonic_s() > give_up_s:
@@ -451,7 +456,7 @@ class Group:
                 raise ConflictError(
                     "the group went out of sync before the bookmark was sealed; it was not made"
                 )
-            await asyncio.sleep(PROBE_S)
+            await asyncio.sleep(POLL_S)
         return bookmarks[name]
 
 

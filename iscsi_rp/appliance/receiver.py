@@ -129,6 +129,8 @@ class Receiver:
         self.sealed = state.seal
         self.offered = state.seal
         "The newest position that may be offered: sealed, and durably noted as that."
+        self.awaited = 0
+        "Somebody waits for this position to be offered."
         self.span_from: int | None = state.seal if state.ever_whole else BEFORE_ALL
         "Where the open span began; while there is one, nothing newer than it is sealed."
         self.content_end = log.end
@@ -405,6 +407,16 @@ class Receiver:
             or self.log.durable < self.log.end
             or self.sealed > self.state.seal
             or any(session.durable < session.sequence for session in self.sessions.values())
+        )
+
+    @property
+    def needs_sync(self) -> bool:
+        """Somebody waits for the log to be durable: a hello, a resynchronisation, a bookmark, a restore."""
+        return (
+            bool(self._hellos or self._unblocks)
+            or self.offered < self.awaited
+            or (self.span_from is not None and self.log.durable < self.log.end)
+            or self.state.restoring != self._restoring_durably
         )
 
     def begin_sync(self, now_ns: int) -> SyncInFlight:

@@ -114,7 +114,7 @@ class Core:
                 self._complete(done, io, BusyError())
             elif marking:
                 self._mark_and_store(volume, self._own(io), done)
-            elif self._must_hold(volume, io) or self._overtakes(volume, io, self.held):
+            elif self._must_hold(volume, io) or (self.held and self._overtakes(volume, io, self.held)):
                 self.held.append((volume, self._own(io), done, deadline))
             else:
                 self._split(volume, io, done, deadline)

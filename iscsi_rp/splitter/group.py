@@ -297,15 +297,17 @@ class GroupSplitter:
     # -- time
 
     def _arm(self) -> None:
-        """Be called at the core's next deadline."""
+        """Be called at the deadline of the core, or before: a timer that is set is left alone, for most
+        writes are answered long before theirs.
+        """
         deadline = self.core.deadline()
+        if deadline is None or self._closed:
+            return
         if self._deadline is not None:
-            if deadline is not None and self._deadline.when() <= deadline:
-                return  # it looks again then
+            if self._deadline.when() <= deadline:
+                return
             self._deadline.cancel()
-            self._deadline = None
-        if deadline is not None and not self._closed:
-            self._deadline = self._loop.call_at(deadline, self._at_deadline)
+        self._deadline = self._loop.call_at(deadline, self._at_deadline)
 
     def _at_deadline(self) -> None:
         self._deadline = None

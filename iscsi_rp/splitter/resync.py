@@ -128,6 +128,8 @@ class Resync:
         """Start reads as far as limits allow; send END when nothing is left. Called by the shell after
         each round of work.
         """
+        if not (self._core.resyncing or self._uncleared or self.verification):
+            return
         limit = READS_BUSY if hosts_are_writing else READS_IDLE
         if len(self._reads) < limit and self._has_work():
             busy = self._core.busy()
