@@ -107,7 +107,8 @@ def test_a_device_put_under_the_joint_serves_from_then_on(tmp_path: Path) -> Non
     async def test(volume: ServedVolume) -> None:
         assert isinstance(volume.store, FileDevice)
         await volume.exchanged(MemoryDevice(SIZE))
-        assert isinstance(volume.joint.below, MemoryDevice)
+        assert isinstance(first_block(volume), bytearray)
+        assert volume.joint.below is not volume.store
         await volume.exchanged(volume.store)
         assert volume.joint.below is volume.store
 
