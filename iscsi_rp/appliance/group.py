@@ -93,7 +93,8 @@ class Group:
         """`note_lost(lost)` durably notes beside the journal that it lost what was not durable; it blocks."""
         self.row = row
         self._note_lost = note_lost
-        self._lost_noted = False
+        self._lost_beside = row.lost
+        "The catalogue says so."
         self.alerts: dict[str, Alert] = {}
         self.running = False
         "The log is open and takes sessions."
@@ -237,9 +238,9 @@ class Group:
         self.receiver.finish_sync(sync)
         if self.receiver.state.restoring is None:
             self.unpin(RESTORE)
-        if self.row.lost and not self._lost_noted:
+        if self._lost_beside:  # the log itself has noted it, durably
             await asyncio.to_thread(self._note_lost, False)
-            self._lost_noted = True
+            self._lost_beside = False
 
     async def _journal_failed(self, error: JournalError) -> None:
         """A flush failed: as good as a power loss. What is not durable is thrown away, and the log opened
@@ -252,6 +253,7 @@ class Group:
         self.receiver.end_all(f"the journal could not be flushed: {error.message}")
         try:
             await asyncio.to_thread(self._note_lost, True)
+            self._lost_beside = True
             async with self._house_lock:
                 await self._loop.run_in_executor(self._disk, self._reopen)
             self.receiver.note(Note.LOST, {}, utc_ns())
@@ -262,7 +264,6 @@ class Group:
                 "Look at the journal's medium; then start the appliance again.",
             )
         else:
-            self._lost_noted = False
             self.running = True
 
     def _reopen(self) -> None:

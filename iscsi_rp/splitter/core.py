@@ -347,7 +347,7 @@ class Core:
             if kind in (wire.RECEIVED, wire.DURABLE) and sequence > self.sequence:
                 raise wire.RemoteProtocolError("the appliance acknowledges what was never sent")
             if kind == wire.RECEIVED:
-                received = sequence
+                received = max(received, sequence)
             elif kind == wire.DURABLE:
                 self.durable = max(self.durable, sequence)
                 self._not_durable.drop_through(sequence)
