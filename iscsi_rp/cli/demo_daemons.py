@@ -70,6 +70,8 @@ class Daemons:
                     time.sleep(0.05)
 
     def _stop(self) -> None:
+        self.array.close()
+        self.appliance.close()
         for process in self._processes.values():
             process.terminate()
         for process in self._processes.values():
