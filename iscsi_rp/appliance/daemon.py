@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 
 import structlog
 
@@ -11,6 +10,7 @@ from iscsi_rp.appliance.service import Service
 from iscsi_rp.control.appliance_api import appliance_app
 from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
+from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer
 
@@ -44,12 +44,4 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
 def main(config: Config) -> int:
     """Run in the foreground until SIGTERM or SIGINT; the exit code."""
-
-    async def until_signal() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await run(config, stop)
-
-    asyncio.run(until_signal())
-    return 0
+    return run_daemon(config, run)

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-import signal
 from typing import Final
 
 import structlog
@@ -14,6 +13,7 @@ from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.array_api import array_app
 from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
+from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer
 
@@ -62,12 +62,4 @@ async def run(config: Config, stop: asyncio.Event) -> None:
 
 def main(config: Config) -> int:
     """Run in the foreground until SIGTERM or SIGINT; the exit code."""
-
-    async def until_signal() -> None:
-        stop = asyncio.Event()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            asyncio.get_running_loop().add_signal_handler(number, stop.set)
-        await run(config, stop)
-
-    asyncio.run(until_signal())
-    return 0
+    return run_daemon(config, run)

@@ -1,0 +1,77 @@
+"""What both daemons do with the interpreter and the process before they serve."""
+
+import asyncio
+import gc
+import os
+import resource
+import selectors
+import signal
+from collections.abc import Awaitable, Callable
+from typing import Final
+
+from iscsi_rp.clock import monotonic_s
+from iscsi_rp.control.config import Config
+
+OPEN_FILES: Final = 65536
+"A segment of a journal is an open file, and so is a session of an initiator."
+GARBAGE_THRESHOLD: Final = 50_000
+"Objects made since the last look for cycles: a command makes some ten and leaves no cycle behind."
+
+
+LOOK_AGAIN_S: Final = 150e-6
+"A loop that has just had work looks for more for so long before it sleeps."
+JUST_S: Final = 1e-3
+
+
+class EagerSelector(selectors.EpollSelector):
+    """Looks again for a moment before it sleeps.
+
+    A write 1 deep goes from process to process, and each in turn would sleep and be woken: that takes longer
+    than the work itself. Whoever else wants the processor gets it meanwhile, and a loop without work sleeps
+    at once.
+    """
+
+    _last_event_s = 0.0
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        ready = super().select(0)
+        if not ready and timeout != 0:
+            ready = self._look_again() or super().select(timeout)
+        if ready:
+            self._last_event_s = monotonic_s()
+        return ready
+
+    def _look_again(self) -> list[tuple[selectors.SelectorKey, int]]:
+        now_s = monotonic_s()
+        if now_s - self._last_event_s > JUST_S:
+            return []
+        while monotonic_s() - now_s < LOOK_AGAIN_S:
+            if ready := super().select(0):
+                return ready
+            os.sched_yield()
+        return []
+
+
+def run_daemon(config: Config, run: Callable[[Config, asyncio.Event], Awaitable[None]]) -> int:
+    """Run a daemon in the foreground until SIGTERM or SIGINT; the exit code."""
+    _raise_open_files()
+    gc.collect()
+    gc.freeze()  # modules and models stay for good: no need to walk through them again and again
+    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
+
+    async def until_signal() -> None:
+        stop = asyncio.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, stop.set)
+        await run(config, stop)
+
+    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(EagerSelector())) as runner:
+        runner.run(until_signal())
+    return 0
+
+
+def _raise_open_files() -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = OPEN_FILES if hard == resource.RLIM_INFINITY else min(OPEN_FILES, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
