@@ -45,7 +45,7 @@ from iscsi_rp.device import (
 )
 
 SLOW_S: Final = 0.01
-DIVERT_S: Final = 1.0
+DIVERT_S: Final = 0.1
 READERS: Final = 4
 "Threads for reads that the page cache cannot serve."
 QUEUED_IOS: Final = 4096
