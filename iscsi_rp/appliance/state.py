@@ -7,6 +7,7 @@ docs/appliance.md lists the notes.
 """
 
 import json
+import zlib
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -159,8 +160,8 @@ class GroupState:
         return None
 
     def snapshot(self) -> bytes:
-        """The state as bytes, for the head of a segment."""
-        return json.dumps(
+        """The state as bytes, for the head of a segment: JSON, compressed by zlib."""
+        facts = json.dumps(
             {
                 "last_session": self.last_session,
                 "seal": self.seal,
@@ -185,11 +186,12 @@ class GroupState:
                     for name, each in self.processors.items()
                 },
             }
-        ).encode()
+        )
+        return zlib.compress(facts.encode(), 1)
 
     def restore(self, snapshot: bytes) -> None:
         """Take a snapshot's facts."""
-        body = json.loads(snapshot)
+        body = json.loads(zlib.decompress(snapshot))
         self.last_session = body["last_session"]
         self.seal = body["seal"]
         self.spans = [(start, end) for start, end in body["spans"]]
