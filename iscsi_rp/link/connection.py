@@ -17,6 +17,8 @@ from iscsi_rp.replication.frames import MAX_PAYLOAD, Frame, RemoteProtocolError,
 _BUFFER_BYTES: Final = 1 << 20
 _SOCKET_BUFFER_BYTES: Final = 4 << 20
 _CONNECT_TIMEOUT_S: Final = 2.0
+CLOSE_TIMEOUT_S: Final = 2.0
+"For what is queued to be delivered when the appliance stops."
 MAX_UNSENT_BYTES: Final = 64 << 20
 "A peer that never reads is given up at this many bytes."
 
@@ -59,6 +61,11 @@ class Link(asyncio.BufferedProtocol):
             self._reason = reason
             if self._transport is not None:
                 self._transport.close()
+
+    def abort(self) -> None:
+        """Be gone, whatever is queued."""
+        if self._transport is not None:
+            self._transport.abort()
 
     @property
     def open(self) -> bool:
@@ -172,5 +179,10 @@ class Listener:
             self._server.close()
             for link in list(self._links):
                 link.close("the appliance stops")
-            await self._server.wait_closed()
+            try:
+                async with asyncio.timeout(CLOSE_TIMEOUT_S):
+                    await self._server.wait_closed()  # from Python 3.12 on that is until every link is gone
+            except TimeoutError:
+                for link in list(self._links):
+                    link.abort()
             self._path.unlink(missing_ok=True)
