@@ -1,7 +1,6 @@
 """What both daemons do with the interpreter and the process before they serve."""
 
 import asyncio
-import gc
 import os
 import resource
 import selectors
@@ -14,10 +13,6 @@ from iscsi_rp.control.config import Config
 
 OPEN_FILES: Final = 65536
 "A segment of a journal is an open file, and so is a session of an initiator."
-GARBAGE_THRESHOLD: Final = 50_000
-"Objects made since the last look for cycles: a command makes some ten and leaves no cycle behind."
-
-
 LOOK_AGAIN_S: Final = 150e-6
 "A loop that has just had work looks for more for so long before it sleeps."
 JUST_S: Final = 1e-3
@@ -55,9 +50,6 @@ class EagerSelector(selectors.EpollSelector):
 def run_daemon(config: Config, run: Callable[[Config, asyncio.Event], Awaitable[None]]) -> int:
     """Run a daemon in the foreground until SIGTERM or SIGINT; the exit code."""
     _raise_open_files()
-    gc.collect()
-    gc.freeze()  # modules and models stay for good: no need to walk through them again and again
-    gc.set_threshold(GARBAGE_THRESHOLD, 20, 50)
 
     async def until_signal() -> None:
         stop = asyncio.Event()

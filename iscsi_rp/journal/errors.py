@@ -13,7 +13,7 @@ class JournalError(Error):
 class JournalFullError(JournalError):
     """The journal's file system has no space left."""
 
-    hint = "Free space, or make the journal larger; the oldest images are given up only when told to."
+    hint = "Free space there: the oldest images go first, but never the newest one."
 
 
 class JournalIoError(JournalError):
