@@ -216,8 +216,8 @@ class Group:
     async def _keep_durable(self) -> None:
         while not self._stopping and self.running:
             await asyncio.sleep(POLL_S)
-            due = self.receiver.wants_sync and monotonic_s() - self._last_sync_s >= SYNC_S
-            if due or self.receiver.needs_sync or self._broken is not None:
+            waited_for = self.receiver.needs_sync or monotonic_s() - self._last_sync_s >= SYNC_S
+            if (self.receiver.wants_sync and waited_for) or self._broken is not None:
                 try:
                     if self._broken is not None:
                         broken, self._broken = self._broken, None
