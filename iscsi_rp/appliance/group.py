@@ -32,7 +32,7 @@ from iscsi_rp.journal.segment import Segment
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.digests import equal_regions
 from iscsi_rp.replication.messages import VolumeInfo, region_frames
-from iscsi_rp.replication.regions import REGION_SHIFT, keys_of, region_count
+from iscsi_rp.replication.regions import REGION_SHIFT, region_count
 
 SYNC_S: Final = 0.2
 "Between two rounds of making the log durable, while nobody waits for one."
@@ -471,9 +471,4 @@ def recover(state: GroupState, log: Log) -> None:
         if payload is not None:
             state.apply(record.kind, record.position, record.time_ns, json.loads(payload))
         else:
-            state.received(
-                record.session,
-                record.seq,
-                record.volume,
-                keys_of(record.volume, record.offset, record.length),
-            )
+            state.received(record.session, record.seq, record.volume, record.offset, record.length)

@@ -23,7 +23,7 @@ from iscsi_rp.journal.log import Log, SyncTicket
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication import messages
 from iscsi_rp.replication.frames import RemoteProtocolError
-from iscsi_rp.replication.regions import REGION_BYTES, keys_of, region_count
+from iscsi_rp.replication.regions import REGION_BYTES, region_count
 
 MAX_COMPARES: Final = 1024
 "HASHES of one session that are not answered yet."
@@ -190,7 +190,7 @@ class Receiver:
                 if flags not in wire.KINDS or len(payload) != (b if flags in wire.KINDS_WITH_DATA else 0):
                     raise RemoteProtocolError("a write whose data does not fit its extent")
                 index = volumes[volume]
-                received(number, seq, index, keys_of(index, a, b))
+                received(number, seq, index, a, b)
                 entries.append((flags, index, number, seq, a, b, payload, crc))
                 continue
             if entries:

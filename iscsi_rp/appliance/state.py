@@ -127,7 +127,7 @@ class GroupState:
         self._names[session] = name
         self.last_session = max(self.last_session, session)
 
-    def received(self, session: int, sequence: int, volume: int, keys: range) -> None:
+    def received(self, session: int, sequence: int, volume: int, offset: int, length: int) -> None:
         """A write of a session is in the log and may not be durable in the processor's store."""
         name = self._names.get(session)
         if name is not None:
@@ -135,7 +135,7 @@ class GroupState:
             trail = trails.get(volume)
             if trail is None:
                 trail = trails[volume] = RegionTrail()
-            trail.add(sequence, keys)
+            trail.add_extent(sequence, volume, offset, length)
 
     # -- after a crash, and at each new segment
 

@@ -264,7 +264,17 @@ class Session:
             size = min(len(payload), expected)
             if not flags & READ_FLAG or not size:
                 self.bytes_written += transfer if flags & WRITE_FLAG else 0
-                self._respond(itt, status, b"", expected, transfer)
+                if expected != transfer:
+                    self._respond(itt, status, b"", expected, transfer)
+                    continue
+                # What _respond would say, for most writes.
+                stat_sn = self._stat_sn
+                self._stat_sn = stat_sn + 1 & _WRAP
+                # fmt: off
+                out.append(SCSI_RESPONSE.pack(
+                    0x21, FINAL, 0, status, 0, itt, stat_sn, self._exp_cmd_sn, self._max_cmd_sn, 0, 0, 0,
+                ))
+                # fmt: on
                 continue
             if size < len(payload):
                 payload = payload[:size]

@@ -84,6 +84,20 @@ class RegionTrail:
         head[1] += 1
         regions.update(keys)
 
+    def add_extent(self, number: int, volume: int, offset: int, length: int) -> None:
+        """`add` for the regions that an extent touches: most touch one."""
+        first = volume << KEY_SHIFT | offset >> REGION_SHIFT
+        if offset & (REGION_BYTES - 1) > REGION_BYTES - length or not self._chunks:
+            self.add(number, keys_of(volume, offset, length))
+            return
+        head, regions = self._chunks[-1]
+        if head[1] >= _TRAIL_CHUNK:
+            self.add(number, (first,))
+            return
+        head[0] = number
+        head[1] += 1
+        regions.add(first)
+
     def drop_through(self, number: int) -> None:
         """Every write up to and including `number` has reached the state."""
         chunks = self._chunks

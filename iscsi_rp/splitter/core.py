@@ -134,7 +134,7 @@ class Core:
         if len(self.sent) >= WINDOW_WRITES or self._sent_bytes >= WINDOW_BYTES:
             return True
         locked = self.resync.locked
-        if bool(locked) and any(key in locked for key in keys_of(volume, io[1], io[2])):
+        if locked and any(key in locked for key in keys_of(volume, io[1], io[2])):
             return True
         return self.marks.any_waiting and self._overtakes(volume, io, self.marks.all_waiting())
 
@@ -162,7 +162,7 @@ class Core:
             kind = wire.KIND_UNMAP if op == UNMAP else wire.KIND_ZERO
             self.effects.frames.append(wire.write_header(kind, volume, sequence, offset, length, b""))
         self.sent.append((op, offset, length, data, fua, (sequence, volume, done, tag, deadline)))
-        self._not_durable.add(sequence, keys_of(volume, offset, length))
+        self._not_durable.add_extent(sequence, volume, offset, length)
 
     def _mark_and_store(self, volume: int, io: Io, done: Done) -> None:
         waits = self.marks.any_waiting and self._overtakes(volume, io, self.marks.all_waiting())

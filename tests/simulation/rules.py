@@ -60,8 +60,8 @@ REPLICATION: Final[dict[str, tuple[Plant, ...]]] = {
         Plant(
             Receiver,
             "receive",
-            "received(number, seq, index, keys_of(index, a, b))",
-            "flags < 4 and received(number, seq, index, keys_of(index, a, b))",
+            "received(number, seq, index, a, b)",
+            "flags < 4 and received(number, seq, index, a, b)",
         ),
     ),
     "clear_durable": (
@@ -74,7 +74,7 @@ REPLICATION: Final[dict[str, tuple[Plant, ...]]] = {
         Plant(Resync, "step", "busy = self._core.busy()", "busy = set()"),
     ),
     "waitread": (
-        Plant(Core, "_must_hold", "bool(locked) and", "False and"),
+        Plant(Core, "_must_hold", "if locked and", "if False and"),
     ),
     "hash_latest": (
         Plant(Receiver, "_hashes", "self._images.compare(session, frame, self.log.end)",

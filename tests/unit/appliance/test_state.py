@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from iscsi_rp.appliance import state as state_module
 from iscsi_rp.appliance.state import GroupState, Note, Processor
-from iscsi_rp.replication.regions import KEY_SHIFT
+from iscsi_rp.replication.regions import KEY_SHIFT, REGION_BYTES
 
 BOOT = "boot-1"
 NAMES = ("before", "after")
@@ -27,7 +27,7 @@ class History:
     """A group's notes as a log has them, and a naive model of the since-stored sets."""
 
     def __init__(self) -> None:
-        self.notes: list[tuple[int, int, dict[str, Any]] | tuple[int, int, int, range]] = []
+        self.notes: list[tuple[int, int, dict[str, Any]] | tuple[int, int, int, int, int]] = []
         self.position = 0
         self.session = 0
         self.sessions: dict[str, int] = {}
@@ -54,7 +54,8 @@ class History:
         key = volume << KEY_SHIFT | region
         keys = range(key, key + 2)
         self.unstored[name].append((self.sequences[name], volume, keys))
-        self.notes.append((self.sessions[name], self.sequences[name], volume, keys))
+        extent = (region * REGION_BYTES, 2 * REGION_BYTES)
+        self.notes.append((self.sessions[name], self.sequences[name], volume, *extent))
 
     def stored(self, name: str, volume: int, back: int) -> None:
         sequence = max(0, self.sequences[name] - back)
@@ -69,7 +70,7 @@ class History:
 
 def replay(state: GroupState, history: History, first: int = 0) -> GroupState:
     for each in history.notes[first:]:
-        if len(each) == 4:
+        if len(each) == 5:
             state.received(*each)
         else:
             kind, position, body = each
@@ -171,7 +172,7 @@ def test_a_write_of_an_older_session_is_nobodys() -> None:
     history.start("sp-a", True)
     history.start("sp-a", True)
     state = replay(GroupState(), history)
-    state.received(1, 1, 0, range(4, 6))
+    state.received(1, 1, 0, 4 * REGION_BYTES, 2 * REGION_BYTES)
     assert since_stored(state.processors["sp-a"]) == set()
 
 

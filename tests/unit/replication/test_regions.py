@@ -129,3 +129,15 @@ def test_coarse_runs_hold_every_key_in_about_as_many_runs_as_are_allowed(keys: s
     held = {v << KEY_SHIFT | r for v, first, count in runs for r in range(first, first + count)}
     assert held >= spread
     assert len(runs) <= max(limit, 3)
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5 * REGION_BYTES), st.integers(1, 3 * REGION_BYTES)))
+)
+def test_an_extent_is_noted_as_its_keys_are(extents: list[tuple[int, int, int]]) -> None:
+    by_extent, by_keys = RegionTrail(), RegionTrail()
+    for number, (volume, offset, length) in enumerate(extents, 1):
+        by_extent.add_extent(number, volume, offset, length)
+        by_keys.add(number, keys_of(volume, offset, length))
+    assert by_extent.regions() == by_keys.regions()
+    assert by_extent.last == by_keys.last
