@@ -15,6 +15,7 @@ from iscsi_rp.control.models import (
 )
 from iscsi_rp.errors import ConflictError, NotFoundError
 from iscsi_rp.journal.replica import Replica
+from iscsi_rp.units import format_time
 
 
 class ImageNotOfferedError(ConflictError):
@@ -105,7 +106,7 @@ class Offer:
         )
 
     def _describe(self, position: int) -> str:
-        return f"position {position} (time {self.moment(position).time_ns} ns)"
+        return f"position {position} ({format_time(self.moment(position).time_ns)})"
 
     # -- listing
 
