@@ -3,7 +3,7 @@
 What is fast runs on the event loop: a read that the cache can serve (`RWF_NOWAIT`), and a plain write,
 which copies into the cache. What may take long runs in threads:
 
-* a read that the cache cannot serve, in a few reader threads;
+* a read that the cache cannot serve, in a few reader threads (`readahead` says why not by the kernel's own);
 * a FLUSH, one `fdatasync` at a time: all that came while one ran are served together by the next;
 * FUA, ZERO and UNMAP, in the one writer thread, a FIFO.
 
@@ -26,6 +26,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, Final, TypeAlias
 
+from iscsi_rp.block.readahead import Readahead
 from iscsi_rp.block.store import PUNCH_HOLE, ZERO_RANGE, StoreSizeError, fallocate, open_store
 from iscsi_rp.clock import monotonic_s
 from iscsi_rp.device import (
@@ -81,6 +82,8 @@ class FileDevice:
         self.path = os.fspath(path)
         self._size, self._block_size, self._read_only = wanted, block_size, read_only
         self._nowait = os.RWF_NOWAIT
+        os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_RANDOM)
+        self._readahead = Readahead()
         self._closing = False
         self._readers = ThreadPoolExecutor(READERS, "block-read")
         self._writer = ThreadPoolExecutor(1, "block-write")
@@ -119,7 +122,8 @@ class FileDevice:
                 if result is not None:
                     report.append((tag, result))
                 elif self._admit(0, tag, report):
-                    self._run(self._readers, partial(self._read_all, io), 1, 0, done)
+                    ahead = self._readahead.window(offset, length)
+                    self._run(self._readers, partial(self._read_all, io, ahead), 1, 0, done)
             elif op == FLUSH:
                 if self._admit(0, tag, report):
                     self._flush_waiting.append((tag, done))
@@ -257,7 +261,9 @@ class FileDevice:
             return _io_error(error)
         return None
 
-    def _read_all(self, io: Io) -> _Report:
+    def _read_all(self, io: Io, ahead: tuple[int, int] | None) -> _Report:
+        if ahead is not None:
+            os.posix_fadvise(self._fd, *ahead, os.POSIX_FADV_WILLNEED)
         return [(io[5], self._read(io[1], io[2]))]
 
     def _apply_all(self, ios: list[Io]) -> _Report:
