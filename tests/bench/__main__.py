@@ -1,6 +1,7 @@
-"""`python -m tests.bench`: iscsi-rp against Debian's tgt, alternately, on the same preallocated file."""
+"""`python -m tests.bench`: iscsi-rp against Debian's tgt, alternately, on files of the same size."""
 
 import argparse
+import os
 import sys
 import tempfile
 from pathlib import Path
@@ -8,7 +9,7 @@ from typing import Final
 
 from tests.bench import cases, report
 from tests.bench.depth import measure_depth
-from tests.bench.load import LoadError, require_tools
+from tests.bench.load import LoadError, read_through, require_tools
 from tests.bench.memory import measure_memory
 from tests.bench.ours import Ours
 from tests.bench.pairs import Outcome, measure
@@ -42,22 +43,27 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
     chosen = [case for case in cases.all_cases() if _wanted(case.name, options)]
     if not chosen:
         raise LoadError("no case of that name; names are like randread-4k-qd32-unsplit")
-    image = directory / "image"
-    _preallocate(image, QUICK_IMAGE_BYTES if options.quick else IMAGE_BYTES)
-    outcomes = _compare(chosen, image, directory, QUICK_PAIRS if options.quick else options.pairs)
+    size_bytes = QUICK_IMAGE_BYTES if options.quick else IMAGE_BYTES
+    outcomes = _compare(chosen, size_bytes, directory, QUICK_PAIRS if options.quick else options.pairs)
     print("", *report.ratio_lines(outcomes), sep="\n")
     report.write_json(outcomes)
     print(f"bench: cases {len(outcomes)} written to {report.RESULTS}")
     return 0
 
 
-def _compare(chosen: list[cases.Case], image: Path, directory: Path, pairs: int) -> list[Outcome]:
+def _compare(chosen: list[cases.Case], size_bytes: int, directory: Path, pairs: int) -> list[Outcome]:
+    """Each server has a file of its own, in the page cache as its own way of reading brings it there."""
     outcomes = []
-    tgt, ours = Tgt(image, directory), Ours(image, directory)
+    images = [directory / name for name in ("tgt-image", "image")]
+    for image in images:
+        _preallocate(image, size_bytes)
+    tgt, ours = Tgt(images[0], directory), Ours(images[1], directory)
     print(report.heading(), flush=True)
     try:
         tgt.start()
         ours.start()
+        for url in (tgt.url, ours.url):
+            read_through(url, size_bytes)
         for case in chosen:
             if case.split:
                 ours.split()
@@ -76,10 +82,12 @@ def _wanted(name: str, options: argparse.Namespace) -> bool:
 
 
 def _preallocate(image: Path, size_bytes: int) -> None:
-    """Written, not only reserved, so that no first write pays for the file system; and in the page cache."""
+    """Written, not only reserved, so that no first write pays for the file system; not in the page cache."""
     with image.open("wb") as file:
         for _ in range(size_bytes // _CHUNK):
             file.write(bytes(_CHUNK))
+        os.fsync(file.fileno())
+        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def _options() -> argparse.Namespace:

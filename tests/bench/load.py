@@ -17,6 +17,7 @@ CALIBRATION_S: Final = 0.4
 
 _SCATTER: Final = 8191
 "Steps of this many blocks: odd, so that every block of a disk of 2^n blocks has its turn, and far apart."
+_READ_THROUGH_BYTES: Final = 256 << 10
 _PATIENCE_S: Final = 120
 
 _IOPS = re.compile(r"iops average (\d+)")
@@ -43,6 +44,12 @@ def reads_per_s(url: str, case: Case) -> float:
     if not found:
         raise LoadError(f"iscsi-perf on {url} named no iops")
     return float(found[-1])
+
+
+def read_through(url: str, size_bytes: int) -> None:
+    """Read the disk from its beginning to its end, once."""
+    command = ["qemu-img", "bench", "-t", "none", "-f", "raw", "-d", "8", "-s", str(_READ_THROUGH_BYTES)]
+    _run([*command, "-S", str(_READ_THROUGH_BYTES), "-c", str(size_bytes // _READ_THROUGH_BYTES), url])
 
 
 def writes_per_s(url: str, case: Case, count: int) -> float:

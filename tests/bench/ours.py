@@ -1,4 +1,4 @@
-"""The product on the file that tgt serves too."""
+"""The product on a file like the one that tgt serves."""
 
 from pathlib import Path
 from typing import Final
