@@ -2,28 +2,36 @@
 
 Commands come in batches. READ and WRITE of 10, 12 and 16 bytes that are in order become one batch for the
 device, without an object for each; everything else, and whatever is odd about those, goes through the opcode
-table.
+table. That way is for nexuses that are *open*: nothing that they must be told or may not do stands before
+their reads and writes. The commands of any other nexus all go through the table, one by one.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Final, NamedTuple
 
 from iscsi_rp.device import READ, WRITE, BlockDevice, Io, IoError, Result
+from iscsi_rp.scsi.attentions import EXEMPT, Attentions
 from iscsi_rp.scsi.cdb import FAST, FUA
 from iscsi_rp.scsi.identity import Identity
 from iscsi_rp.scsi.inquiry import absent_inquiry
 from iscsi_rp.scsi.mode import ModePages
-from iscsi_rp.scsi.opcodes import TABLE, WITH_SERVICE_ACTION
+from iscsi_rp.scsi.opcodes import WITH_SERVICE_ACTION, Opcode, find
 from iscsi_rp.scsi.primary import lun_list
 from iscsi_rp.scsi.sense import (
+    BUS_DEVICE_RESET,
+    CAPACITY_CHANGED,
     CHECK_CONDITION,
     GOOD,
     INVALID_FIELD_IN_CDB,
     INVALID_OPCODE,
     LOGICAL_UNIT_NOT_SUPPORTED,
+    REPORTED_LUNS_CHANGED,
+    SOFT_THRESHOLD_REACHED,
     WRITE_PROTECTED,
     CheckCondition,
+    ReservationConflict,
+    Sense,
 )
 from iscsi_rp.scsi.task import Command, CommandsDone, Completion, Nexus, Task, failure
 
@@ -67,23 +75,86 @@ class LogicalUnit:
             _UNMAP_BLOCKS,
             _UNMAP_DESCRIPTORS,
         )
+        self.attention: Callable[[Nexus, Sense], None] | None = None
+        "Called when a unit attention condition is established for a nexus."
+        self._attentions = Attentions()
+        self._open: set[Nexus] = set()
 
     @property
     def write_protected(self) -> bool:
         return self.device.read_only or self.mode.software_write_protect
 
-    def reset(self) -> None:
-        """LOGICAL UNIT RESET: mode pages go back to their defaults. (Aborting tasks is the transport's.)"""
+    # What happens to the unit.
+
+    def nexus_lost(self, nexus: Nexus) -> None:
+        """The session of `nexus` is over."""
+        self._attentions.forget(nexus)
+        self._open.discard(nexus)
+
+    def reset(self, by: Nexus | None = None) -> None:
+        """LOGICAL UNIT RESET, which `by` asked for: mode pages go back to their defaults, every other
+        nexus is told. (Aborting tasks is the transport's.)
+        """
         self.mode.reset()
+        self.establish(BUS_DEVICE_RESET, but=by)
+
+    def capacity_changed(self) -> None:
+        """The device has another size now."""
+        self.size_blocks = self.device.size // self.device.block_size
+        self.establish(CAPACITY_CHANGED)
+
+    def luns_changed(self, nexus: Nexus) -> None:
+        """`nexus` sees other LUNs than it did."""
+        if nexus in self._attentions:
+            self._establish(nexus, REPORTED_LUNS_CHANGED)
+
+    def space_low(self) -> None:
+        """The store's space fell below the soft threshold (SBC-4 4.7.3.8)."""
+        self.establish(SOFT_THRESHOLD_REACHED)
+
+    def establish(self, sense: Sense, *, but: Nexus | None = None) -> None:
+        """A unit attention condition for every nexus, or all but one."""
+        for nexus in self._attentions:
+            if nexus is not but:
+                self._establish(nexus, sense)
+
+    def _establish(self, nexus: Nexus, sense: Sense) -> None:
+        if self._attentions.establish(nexus, sense):
+            self._review(nexus)
+            if self.attention is not None:
+                self.attention(nexus, sense)
+
+    def _review(self, nexus: Nexus) -> None:
+        """Decide anew whether `nexus` is open: to be called when anything changed that `submit` relies on."""
+        if self._attentions.pending(nexus):
+            self._open.discard(nexus)
+        else:
+            self._open.add(nexus)
+
+    def take_attention(self, nexus: Nexus) -> Sense | None:
+        """The unit attention condition that `nexus` is told now, if one waits."""
+        sense = self._attentions.take(nexus)
+        self._review(nexus)
+        return sense
+
+    def luns_reported(self, nexus: Nexus) -> None:
+        """`nexus` has read the list of LUNs: it need not be told any more that it changed (SPC-4 6.33)."""
+        self._attentions.drop(nexus, REPORTED_LUNS_CHANGED)
+        self._review(nexus)
+
+    # Commands.
 
     def submit(self, nexus: Nexus, commands: Sequence[Command], done: CommandsDone) -> None:
         """Start `commands`; `done` gets every tag once, from inside `submit` or later, in any order."""
+        if nexus not in self._open:
+            return self._submit_one_by_one(nexus, commands, done)
         batch: list[Io] = []
         block, size = self.device.block_size, self.device.size
         protected = self.write_protected
         held = 0
-        report = partial(_report, done)
-        for command in commands:
+        report = partial(self._report, done)
+        rest = iter(commands)
+        for command in rest:
             if held > _HELD_BYTES:
                 self.device.submit(batch, report)
                 batch, held = [], 0
@@ -102,37 +173,54 @@ class LogicalUnit:
                         batch.append((WRITE, offset, length, data, flags & FUA != 0, (tag, length, False)))
                         continue
             self._serve(Task(self, nexus, command, done))
+            if nexus not in self._open:
+                break
         if batch:
             self.device.submit(batch, report)
+        return self._submit_one_by_one(nexus, list(rest), done)
+
+    def _submit_one_by_one(self, nexus: Nexus, commands: Sequence[Command], done: CommandsDone) -> None:
+        """The commands of a nexus that is not open, until it is."""
+        rest = iter(commands)
+        for command in rest:
+            if nexus not in self._attentions:
+                self._attentions.meet(nexus)
+            self._serve(Task(self, nexus, command, done))
+            if nexus in self._open:
+                self.submit(nexus, list(rest), done)
 
     def _serve(self, task: Task) -> None:
-        code = task.cdb[0]
-        action = task.cdb[1] & 0x1F if code in WITH_SERVICE_ACTION else None
-        row = TABLE.get((code, action))
-        if row is None:
-            known = code in WITH_SERVICE_ACTION
-            task.fail(INVALID_FIELD_IN_CDB._replace(field=1) if known else INVALID_OPCODE)
-        elif row.changes_blocks and self.write_protected:
-            task.fail(WRITE_PROTECTED)
-        else:
-            try:
-                row.serve(task)
-            except CheckCondition as error:
-                task.fail(error.sense)
+        try:
+            if task.cdb[0] not in EXEMPT and (attention := self.take_attention(task.nexus)):
+                raise CheckCondition(attention)
+            row = find(task.cdb)
+            if row is None:
+                known = task.cdb[0] in WITH_SERVICE_ACTION
+                raise CheckCondition(INVALID_FIELD_IN_CDB._replace(field=1) if known else INVALID_OPCODE)
+            self.admit(task.nexus, row)
+            row.serve(task)
+        except (CheckCondition, ReservationConflict) as error:
+            task.end(error)
 
+    def admit(self, nexus: Nexus, row: Opcode) -> None:
+        """Refuse a command that `nexus` may not have done now. Raises `CheckCondition`,
+        `ReservationConflict`.
+        """
+        if row.changes_blocks and self.write_protected:
+            raise CheckCondition(WRITE_PROTECTED)
 
-def _report(done: CommandsDone, results: Sequence[tuple[Any, Result]]) -> None:
-    """The device's answers to the short way's operations, as completions."""
-    completions: list[Completion] = []
-    for (tag, length, reading), result in results:
-        if result is None:
-            completions.append((tag, GOOD, b"", length))
-        elif isinstance(result, IoError):
-            status, sense = failure(result, reading=reading)
-            completions.append((tag, status, sense, 0))
-        else:
-            completions.append((tag, GOOD, result, length))
-    done(completions)
+    def _report(self, done: CommandsDone, results: Sequence[tuple[Any, Result]]) -> None:
+        """The device's answers to the short way's operations, as completions."""
+        completions: list[Completion] = []
+        for (tag, length, reading), result in results:
+            if result is None:
+                completions.append((tag, GOOD, b"", length))
+            elif isinstance(result, IoError):
+                descriptor = self.mode.descriptor_sense
+                completions.append((tag, *failure(result, reading=reading, descriptor=descriptor), 0))
+            else:
+                completions.append((tag, GOOD, result, length))
+        done(completions)
 
 
 def serve_absent(nexus: Nexus, commands: Sequence[Command], done: CommandsDone) -> None:

@@ -19,6 +19,8 @@ _CURRENT, _CHANGEABLE, _DEFAULT, _SAVED = range(4)
 
 _WP: Final = 0x80
 _DPOFUA: Final = 0x10
+_D_SENSE: Final = 0x04
+"In byte 2 of the control page."
 _SWP: Final = (4, 0x08)
 "Software write protect: byte and bit in the control page."
 
@@ -42,6 +44,11 @@ class ModePages:
     @property
     def software_write_protect(self) -> bool:
         return bool(self._current[CONTROL][_SWP[0]] & _SWP[1])
+
+    @property
+    def descriptor_sense(self) -> bool:
+        """D_SENSE: sense data comes in descriptor format."""
+        return bool(self._current[CONTROL][2] & _D_SENSE)
 
     def reset(self) -> None:
         self.__init__()  # type: ignore[misc]

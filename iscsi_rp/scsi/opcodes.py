@@ -1,19 +1,46 @@
 """The opcode table: every command that a logical unit serves; what is not here is refused.
 
 A row tells who serves the command, whether it *changes blocks* (then it reaches the device as WRITE, ZERO or
-UNMAP, and so is split), and the usage mask of its CDB, from which REPORT SUPPORTED OPERATION CODES answers.
+UNMAP, and so is split), who may have it done under another's reservation, in which states of its target port
+group, and the usage mask of its CDB, from which REPORT SUPPORTED OPERATION CODES answers.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import Final, TypeAlias
 
+from iscsi_rp.device import Buffer
 from iscsi_rp.scsi import blocks, inquiry, mode, primary
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.sense import invalid_field
 from iscsi_rp.scsi.task import Task
 
 Handler: TypeAlias = Callable[[Task], None]
+
+
+class Reserved(Enum):
+    """What another nexus' reservation makes of a command (SPC-4 table 66, SBC-4 table 13)."""
+
+    CONFLICT = auto()
+    "Only the holder and, where the type says so, registrants may have it done."
+    READS = auto()
+    "As CONFLICT, but anybody under a *write exclusive* type."
+    ALLOWED = auto()
+    "Anybody."
+    OWN_RULES = auto()
+    "The handler decides."
+
+
+class PortState(Enum):
+    """In which asymmetric access states of its target port group a command is served (SPC-4 5.15.2.4)."""
+
+    ACTIVE = auto()
+    "Optimized and non-optimized only: it needs the medium."
+    STANDBY = auto()
+    "In standby, too."
+    ANY = auto()
+    "Even where the group is unavailable."
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +51,21 @@ class Opcode:
     serve: Handler
     usage: bytes
     "Bits of the CDB that are looked at, the opcode itself first (SPC-4 6.35.3)."
-    changes_blocks: bool = False
+    changes_blocks: bool
+    under_reservation: Reserved
+    without_media: PortState
+    timeout_s: int
+    "Recommended command timeout: how long an initiator should wait before it takes the command for lost."
+
+
+# The parts of usage masks that name a range: LBA, group number, length, control.
+_RANGE_10: Final = "ff ff ff ff 00 ff ff 00"
+_RANGE_12: Final = "ff ff ff ff ff ff ff ff 00 00"
+_RANGE_16: Final = "ff ff ff ff ff ff ff ff ff ff ff ff 00 00"
+
+_VARIABLE_LENGTH: Final = 0x7F
+_MEDIUM_S: Final = 30
+_QUICK_S: Final = 10
 
 
 def _row(
@@ -32,12 +73,44 @@ def _row(
     name: str,
     serve: Handler,
     usage: str,
+    under_reservation: Reserved,
     *,
-    service_action: int | None = None,
+    action: int | None = None,
     changes_blocks: bool = False,
+    port: PortState = PortState.ACTIVE,
+    timeout_s: int = _MEDIUM_S,
 ) -> Opcode:
     """`usage` in hex without the opcode byte."""
-    return Opcode(code, service_action, name, serve, bytes((code,)) + bytes.fromhex(usage), changes_blocks)
+    mask = bytes((code,)) + bytes.fromhex(usage)
+    return Opcode(code, action, name, serve, mask, changes_blocks, under_reservation, port, timeout_s)
+
+
+def _reads(code: int, name: str, serve: Handler, usage: str, *, action: int | None = None) -> Opcode:
+    """A command that looks at blocks."""
+    return _row(code, name, serve, usage, Reserved.READS, action=action)
+
+
+def _writes(
+    code: int, name: str, serve: Handler, usage: str, *, action: int | None = None, timeout_s: int = _MEDIUM_S
+) -> Opcode:
+    """A command that changes blocks."""
+    return _row(
+        code, name, serve, usage, Reserved.CONFLICT, action=action, changes_blocks=True, timeout_s=timeout_s
+    )
+
+
+def _about(
+    code: int,
+    name: str,
+    serve: Handler,
+    usage: str,
+    under_reservation: Reserved = Reserved.ALLOWED,
+    port: PortState = PortState.STANDBY,
+    *,
+    action: int | None = None,
+) -> Opcode:
+    """A command about the unit, which needs no medium."""
+    return _row(code, name, serve, usage, under_reservation, action=action, port=port, timeout_s=_QUICK_S)
 
 
 def _report_opcodes(task: Task) -> None:
@@ -54,15 +127,16 @@ def _report_opcodes(task: Task) -> None:
     task.good(data[: uint(cdb, 6, 4)])
 
 
-_TIMEOUTS: Final = bytes((0, 0x0A)) + bytes(10)
-"A command timeouts descriptor that names none (SPC-4 6.35.4)."
+def _timeouts(row: Opcode) -> bytes:
+    """A command timeouts descriptor; the nominal time is not specified (SPC-4 6.35.4)."""
+    return bytes((0, 0x0A, 0, 0)) + bytes(4) + row.timeout_s.to_bytes(4, "big")
 
 
 def _descriptor(row: Opcode, timeouts: bool) -> bytes:
     flags = (0x02 if timeouts else 0) | (0x01 if row.service_action is not None else 0)
     action = (row.service_action or 0).to_bytes(2, "big")
     size = len(row.usage).to_bytes(2, "big")
-    return bytes((row.code, 0)) + action + bytes((0, flags)) + size + (_TIMEOUTS if timeouts else b"")
+    return bytes((row.code, 0)) + action + bytes((0, flags)) + size + (_timeouts(row) if timeouts else b"")
 
 
 def _one_command(code: int, action: int, options: int, timeouts: bool) -> bytes:
@@ -73,100 +147,69 @@ def _one_command(code: int, action: int, options: int, timeouts: bool) -> bytes:
     if row is None or (options == 3 and not has_actions and action):
         return bytes((0, 0x01, 0, 0))
     head = bytes((0, (0x80 if timeouts else 0) | 0x03)) + len(row.usage).to_bytes(2, "big")
-    return head + row.usage + (_TIMEOUTS if timeouts else b"")
+    return head + row.usage + (_timeouts(row) if timeouts else b"")
 
 
 _ROWS: Final = (
-    _row(0x00, "TEST UNIT READY", primary.test_unit_ready, "00 00 00 00 00"),
-    _row(0x03, "REQUEST SENSE", primary.request_sense, "01 00 00 ff 00"),
-    _row(0x08, "READ (6)", blocks.read, "1f ff ff ff 00"),
-    _row(0x0A, "WRITE (6)", blocks.write, "1f ff ff ff 00", changes_blocks=True),
-    _row(0x12, "INQUIRY", inquiry.inquiry, "01 ff ff ff 00"),
-    _row(0x15, "MODE SELECT (6)", mode.mode_select, "11 00 00 ff 00"),
-    _row(0x1A, "MODE SENSE (6)", mode.mode_sense, "08 ff ff ff 00"),
-    _row(0x1B, "START STOP UNIT", primary.start_stop_unit, "01 00 0f f7 00"),
-    _row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", primary.prevent_allow, "00 00 00 03 00"),
-    _row(0x25, "READ CAPACITY (10)", blocks.read_capacity_10, "00 ff ff ff ff 00 00 00 00"),
-    _row(0x28, "READ (10)", blocks.read, "f8 ff ff ff ff 00 ff ff 00"),
-    _row(0x2A, "WRITE (10)", blocks.write, "f8 ff ff ff ff 00 ff ff 00", changes_blocks=True),
-    _row(
-        0x2E,
-        "WRITE AND VERIFY (10)",
-        blocks.write_and_verify,
-        "f2 ff ff ff ff 00 ff ff 00",
-        changes_blocks=True,
-    ),
-    _row(0x2F, "VERIFY (10)", blocks.verify, "f6 ff ff ff ff 00 ff ff 00"),
-    _row(0x34, "PRE-FETCH (10)", blocks.prefetch, "02 ff ff ff ff 00 ff ff 00"),
-    _row(0x35, "SYNCHRONIZE CACHE (10)", blocks.synchronize_cache, "02 ff ff ff ff 00 ff ff 00"),
-    _row(0x41, "WRITE SAME (10)", blocks.write_same, "e8 ff ff ff ff 00 ff ff 00", changes_blocks=True),
-    _row(0x42, "UNMAP", blocks.unmap, "00 00 00 00 00 00 ff ff 00", changes_blocks=True),
-    _row(0x55, "MODE SELECT (10)", mode.mode_select, "11 00 00 00 00 00 ff ff 00"),
-    _row(0x5A, "MODE SENSE (10)", mode.mode_sense, "18 ff ff 00 00 00 ff ff 00"),
-    _row(0x88, "READ (16)", blocks.read, "f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
-    _row(
-        0x8A,
-        "WRITE (16)",
-        blocks.write,
-        "f8 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
-        changes_blocks=True,
-    ),
-    _row(
-        0x8E,
-        "WRITE AND VERIFY (16)",
-        blocks.write_and_verify,
-        "f2 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
-        changes_blocks=True,
-    ),
-    _row(0x8F, "VERIFY (16)", blocks.verify, "f6 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
-    _row(0x90, "PRE-FETCH (16)", blocks.prefetch, "02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00"),
-    _row(
-        0x91,
-        "SYNCHRONIZE CACHE (16)",
-        blocks.synchronize_cache,
-        "02 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
-    ),
-    _row(
-        0x93,
-        "WRITE SAME (16)",
-        blocks.write_same,
-        "e9 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
-        changes_blocks=True,
-    ),
+    _row(0x00, "TEST UNIT READY", primary.test_unit_ready, "00 00 00 00 00", Reserved.ALLOWED),
+    _about(0x03, "REQUEST SENSE", primary.request_sense, "01 00 00 ff 00", port=PortState.ANY),
+    _reads(0x08, "READ (6)", blocks.read, "1f ff ff ff 00"),
+    _writes(0x0A, "WRITE (6)", blocks.write, "1f ff ff ff 00"),
+    _about(0x12, "INQUIRY", inquiry.inquiry, "01 ff ff ff 00", port=PortState.ANY),
+    _about(0x15, "MODE SELECT (6)", mode.mode_select, "11 00 00 ff 00", Reserved.CONFLICT),
+    _about(0x1A, "MODE SENSE (6)", mode.mode_sense, "08 ff ff ff 00", Reserved.CONFLICT),
+    _row(0x1B, "START STOP UNIT", primary.start_stop_unit, "01 00 0f f7 00", Reserved.OWN_RULES),
+    _row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", primary.prevent_allow, "00 00 00 03 00", Reserved.OWN_RULES),
+    _row(0x25, "READ CAPACITY (10)", blocks.read_capacity_10, "00 ff ff ff ff 00 00 00 00", Reserved.ALLOWED),
+    _reads(0x28, "READ (10)", blocks.read, "f8" + _RANGE_10),
+    _writes(0x2A, "WRITE (10)", blocks.write, "f8" + _RANGE_10),
+    _writes(0x2E, "WRITE AND VERIFY (10)", blocks.write_and_verify, "f2" + _RANGE_10),
+    _reads(0x2F, "VERIFY (10)", blocks.verify, "f6" + _RANGE_10),
+    _reads(0x34, "PRE-FETCH (10)", blocks.prefetch, "02" + _RANGE_10),
+    _row(0x35, "SYNCHRONIZE CACHE (10)", blocks.synchronize_cache, "02" + _RANGE_10, Reserved.CONFLICT),
+    _writes(0x41, "WRITE SAME (10)", blocks.write_same, "e8" + _RANGE_10),
+    _writes(0x42, "UNMAP", blocks.unmap, "00 00 00 00 00 00 ff ff 00"),
+    _about(0x55, "MODE SELECT (10)", mode.mode_select, "11 00 00 00 00 00 ff ff 00", Reserved.CONFLICT),
+    _about(0x5A, "MODE SENSE (10)", mode.mode_sense, "18 ff ff 00 00 00 ff ff 00", Reserved.CONFLICT),
+    _reads(0x88, "READ (16)", blocks.read, "f8" + _RANGE_16),
+    _writes(0x8A, "WRITE (16)", blocks.write, "f8" + _RANGE_16),
+    _writes(0x8E, "WRITE AND VERIFY (16)", blocks.write_and_verify, "f2" + _RANGE_16),
+    _reads(0x8F, "VERIFY (16)", blocks.verify, "f6" + _RANGE_16),
+    _reads(0x90, "PRE-FETCH (16)", blocks.prefetch, "02" + _RANGE_16),
+    _row(0x91, "SYNCHRONIZE CACHE (16)", blocks.synchronize_cache, "02" + _RANGE_16, Reserved.CONFLICT),
+    _writes(0x93, "WRITE SAME (16)", blocks.write_same, "e9" + _RANGE_16),
     _row(
         0x9E,
         "READ CAPACITY (16)",
         blocks.read_capacity_16,
         "10 00 00 00 00 00 00 00 00 ff ff ff ff 00 00",
-        service_action=0x10,
+        Reserved.ALLOWED,
+        action=0x10,
     ),
-    _row(
-        0x9E,
-        "GET LBA STATUS",
-        blocks.get_lba_status,
-        "12 ff ff ff ff ff ff ff ff ff ff ff ff 00 00",
-        service_action=0x12,
-    ),
-    _row(0xA0, "REPORT LUNS", primary.report_luns, "00 ff 00 00 00 ff ff ff ff 00 00"),
-    _row(
+    _reads(0x9E, "GET LBA STATUS", blocks.get_lba_status, "12" + _RANGE_16, action=0x12),
+    _about(0xA0, "REPORT LUNS", primary.report_luns, "00 ff 00 00 00 ff ff ff ff 00 00", port=PortState.ANY),
+    _about(
         0xA3,
         "REPORT SUPPORTED OPERATION CODES",
         _report_opcodes,
         "0c 87 ff ff ff ff ff ff ff 00 00",
-        service_action=0x0C,
+        Reserved.CONFLICT,
+        action=0x0C,
     ),
-    _row(0xA8, "READ (12)", blocks.read, "f8 ff ff ff ff ff ff ff ff 00 00"),
-    _row(0xAA, "WRITE (12)", blocks.write, "f8 ff ff ff ff ff ff ff ff 00 00", changes_blocks=True),
-    _row(
-        0xAE,
-        "WRITE AND VERIFY (12)",
-        blocks.write_and_verify,
-        "f2 ff ff ff ff ff ff ff ff 00 00",
-        changes_blocks=True,
-    ),
-    _row(0xAF, "VERIFY (12)", blocks.verify, "f6 ff ff ff ff ff ff ff ff 00 00"),
+    _reads(0xA8, "READ (12)", blocks.read, "f8" + _RANGE_12),
+    _writes(0xAA, "WRITE (12)", blocks.write, "f8" + _RANGE_12),
+    _writes(0xAE, "WRITE AND VERIFY (12)", blocks.write_and_verify, "f2" + _RANGE_12),
+    _reads(0xAF, "VERIFY (12)", blocks.verify, "f6" + _RANGE_12),
 )
 
 TABLE: Final[dict[tuple[int, int | None], Opcode]] = {(row.code, row.service_action): row for row in _ROWS}
 WITH_SERVICE_ACTION: Final = frozenset(row.code for row in _ROWS if row.service_action is not None)
-"Opcodes whose byte 1, bits 0-4, choose the command."
+"Opcodes that are several commands, told apart by a service action."
+
+
+def find(cdb: Buffer) -> Opcode | None:
+    """The row of a CDB. Its service action is in byte 1, or in bytes 8 and 9 of a variable length CDB."""
+    code = cdb[0]
+    if code not in WITH_SERVICE_ACTION:
+        return TABLE.get((code, None))
+    return TABLE.get((code, uint(cdb, 8, 2) if code == _VARIABLE_LENGTH else cdb[1] & 0x1F))

@@ -14,13 +14,16 @@ def test_unit_ready(task: Task) -> None:
 
 
 def request_sense(task: Task) -> None:
-    if task.cdb[1]:
+    """What waits to be told, which is over with that; DESC asks for descriptor format (SPC-4 6.39)."""
+    if task.cdb[1] & ~0x01:
         raise invalid_field(1)
-    task.good(NO_SENSE.encode()[: task.cdb[4]])
+    sense = task.unit.take_attention(task.nexus) or NO_SENSE
+    task.good(sense.encode(descriptor=bool(task.cdb[1] & 0x01))[: task.cdb[4]])
 
 
 def report_luns(task: Task) -> None:
     task.good(lun_list(task.nexus.luns, task.cdb))
+    task.unit.luns_reported(task.nexus)
 
 
 def lun_list(luns: Iterable[int], cdb: bytes) -> bytes:

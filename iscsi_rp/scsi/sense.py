@@ -8,6 +8,7 @@ from iscsi_rp.errors import Error
 
 GOOD: Final = 0x00
 CHECK_CONDITION: Final = 0x02
+RESERVATION_CONFLICT: Final = 0x18
 TASK_SET_FULL: Final = 0x28
 TASK_ABORTED: Final = 0x40
 
@@ -23,14 +24,39 @@ class Sense(NamedTuple):
     information: int | None = None
     "Byte offset of a miscompare, or the LBA of a medium error."
     field: int | None = None
-    "Byte of the CDB that is wrong: the field pointer of ILLEGAL REQUEST."
+    "Byte that is wrong: the field pointer of ILLEGAL REQUEST."
+    in_parameters: bool = False
+    "The field pointer is into the parameter list, not the CDB."
+    progress: int | None = None
+    "In 65,536ths: the progress indication of NOT READY and NO SENSE."
 
-    def encode(self) -> bytes:
-        """18 bytes in fixed format (SPC-4 4.5.3), a current error."""
+    @property
+    def code(self) -> tuple[int, int]:
+        return self.asc, self.ascq
+
+    def encode(self, *, descriptor: bool = False) -> bytes:
+        """A current error: 18 bytes in fixed format (SPC-4 4.5.3), or in descriptor format (4.5.2)."""
+        specific = self._key_specific()
+        if descriptor:
+            rest = b""
+            if self.information is not None:
+                rest += b"\x00\x0a\x80\0" + self.information.to_bytes(8, "big")
+            if specific is not None:
+                rest += b"\x02\x06\0\0" + specific + b"\0"
+            return bytes((0x72, self.key, self.asc, self.ascq, 0, 0, 0, len(rest))) + rest
         valid = 0x80 if self.information is not None and self.information < 1 << 32 else 0
         information = (self.information or 0) if valid else 0
-        pointer = b"\0\0\0" if self.field is None else bytes((0xC0, *self.field.to_bytes(2, "big")))
-        return _FIXED.pack(0x70 | valid, self.key, information, 10, self.asc, self.ascq, 0, pointer)
+        return _FIXED.pack(
+            0x70 | valid, self.key, information, 10, self.asc, self.ascq, 0, specific or b"\0\0\0"
+        )
+
+    def _key_specific(self) -> bytes | None:
+        """Three bytes of sense key specific data (SPC-4 4.5.2.4)."""
+        if self.field is not None:
+            return bytes((0x80 if self.in_parameters else 0xC0, *self.field.to_bytes(2, "big")))
+        if self.progress is not None:
+            return bytes((0x80, *self.progress.to_bytes(2, "big")))
+        return None
 
 
 NO_SENSE: Final = Sense(0x0, 0x00, 0x00)
@@ -51,6 +77,25 @@ INTERNAL_TARGET_FAILURE: Final = Sense(0x4, 0x44, 0x00)
 PROTOCOL_SERVICE_CRC_ERROR: Final = Sense(0xB, 0x47, 0x05)
 INCORRECT_AMOUNT_OF_DATA: Final = Sense(0xB, 0x0C, 0x0D)
 MISCOMPARE: Final = Sense(0xE, 0x1D, 0x00)
+INSUFFICIENT_REGISTRATION_RESOURCES: Final = Sense(0x5, 0x55, 0x04)
+INVALID_RELEASE: Final = Sense(0x5, 0x26, 0x04)
+TARGET_PORT_STANDBY: Final = Sense(0x2, 0x04, 0x0B)
+TARGET_PORT_UNAVAILABLE: Final = Sense(0x2, 0x04, 0x0C)
+SET_TARGET_PORT_GROUPS_FAILED: Final = Sense(0x4, 0x67, 0x0A)
+
+# Unit attention conditions (SAM-5 5.14, SPC-4 table F.1).
+POWER_ON: Final = Sense(0x6, 0x29, 0x00)
+BUS_DEVICE_RESET: Final = Sense(0x6, 0x29, 0x03)
+MODE_PARAMETERS_CHANGED: Final = Sense(0x6, 0x2A, 0x01)
+LOG_PARAMETERS_CHANGED: Final = Sense(0x6, 0x2A, 0x02)
+RESERVATIONS_PREEMPTED: Final = Sense(0x6, 0x2A, 0x03)
+RESERVATIONS_RELEASED: Final = Sense(0x6, 0x2A, 0x04)
+REGISTRATIONS_PREEMPTED: Final = Sense(0x6, 0x2A, 0x05)
+ACCESS_STATE_CHANGED: Final = Sense(0x6, 0x2A, 0x06)
+CAPACITY_CHANGED: Final = Sense(0x6, 0x2A, 0x09)
+COMMANDS_CLEARED: Final = Sense(0x6, 0x2F, 0x00)
+SOFT_THRESHOLD_REACHED: Final = Sense(0x6, 0x38, 0x07)
+REPORTED_LUNS_CHANGED: Final = Sense(0x6, 0x3F, 0x0E)
 
 # A BusyError is not here: it is the status TASK SET FULL, which has no sense.
 _IO_SENSE: Final[dict[type[IoError], tuple[Sense, Sense]]] = {
@@ -77,6 +122,15 @@ class CheckCondition(Error):
         self.sense = sense
 
 
+class ReservationConflict(Error):
+    """The command ends with RESERVATION CONFLICT."""
+
+
 def invalid_field(byte: int) -> CheckCondition:
     """INVALID FIELD IN CDB, pointing at `byte`."""
     return CheckCondition(INVALID_FIELD_IN_CDB._replace(field=byte))
+
+
+def invalid_parameter(byte: int) -> CheckCondition:
+    """INVALID FIELD IN PARAMETER LIST, pointing at `byte` of it."""
+    return CheckCondition(INVALID_FIELD_IN_PARAMETER_LIST._replace(field=byte, in_parameters=True))

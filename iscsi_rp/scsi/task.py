@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iscsi_rp.device import READ, Buffer, BusyError, IoError, Result
+from iscsi_rp.errors import Error
 from iscsi_rp.scsi.sense import (
     CHECK_CONDITION,
     GOOD,
     PARAMETER_LIST_LENGTH_ERROR,
+    RESERVATION_CONFLICT,
     TASK_SET_FULL,
     CheckCondition,
+    ReservationConflict,
     Sense,
     io_sense,
 )
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from iscsi_rp.scsi.logical_unit import LogicalUnit
 
 Command: TypeAlias = tuple[Any, Buffer, Buffer | None]
-"(tag, CDB of 16 bytes, data-out or None). The buffers are valid only until `submit` returns."
+"(tag, CDB of 16 bytes or more, data-out or None). The buffers are valid only until `submit` returns."
 
 Completion: TypeAlias = tuple[Any, int, Buffer, int]
 """(tag, status, payload, transfer length). The payload is sense data after CHECK CONDITION, else data-in; the
@@ -32,20 +35,41 @@ Operation: TypeAlias = tuple[int, int, int, Buffer | None, bool]
 "(op, offset, length, data, fua): an `Io` that has no tag yet."
 
 
+@dataclass(frozen=True, slots=True)
+class TargetPort:
+    """A target port of the array: one for each portal group, which is one storage processor."""
+
+    name: str = "iqn.2026-01.io.iscsi-rp:port,t,0x0001"
+    'SCSI port name: the target\'s iSCSI name, ",t,0x" and the portal group tag (RFC 7143 4.4.1).'
+    relative_id: int = 1
+    "Relative target port identifier: the portal group tag. 1 is SP A, 2 is SP B."
+    group: int = 1
+    "Target port group (SPC-4 5.15): the same number."
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Nexus:
-    """An initiator port's relation to a target (I_T nexus, SAM-5 4.7)."""
+    """An initiator port's relation to a target port (I_T nexus, SAM-5 4.7), as long as its session."""
 
     initiator: str
-    luns: Mapping[int, LogicalUnit]
-    "What this initiator sees: LUN -> logical unit."
+    "iSCSI name."
+    luns: Mapping[int, LogicalUnit] = field(default_factory=dict)
+    "What this initiator sees: its LUN -> logical unit. Live: it changes as LUNs are added or masked."
+    isid: int = 0
+    "48 bits."
+    port: TargetPort = TargetPort()
+
+    @property
+    def initiator_port(self) -> str:
+        """SCSI name of the initiator port (RFC 7143 4.4.1)."""
+        return f"{self.initiator},i,0x{self.isid:012x}"
 
 
-def failure(error: IoError, *, reading: bool) -> tuple[int, bytes]:
-    """(status, sense data) for an error of the device."""
+def failure(error: IoError, *, reading: bool, descriptor: bool) -> tuple[int, bytes]:
+    """(status, sense data) for an error of the device; sense in descriptor or fixed format."""
     if isinstance(error, BusyError):
         return TASK_SET_FULL, b""
-    return CHECK_CONDITION, io_sense(error, reading=reading).encode()
+    return CHECK_CONDITION, io_sense(error, reading=reading).encode(descriptor=descriptor)
 
 
 class Task:
@@ -68,7 +92,20 @@ class Task:
         self._done([(self._tag, GOOD, data, transfer)])
 
     def fail(self, sense: Sense) -> None:
-        self._done([(self._tag, CHECK_CONDITION, sense.encode(), 0)])
+        """Answer CHECK CONDITION."""
+        sense_data = sense.encode(descriptor=self.unit.mode.descriptor_sense)
+        self._done([(self._tag, CHECK_CONDITION, sense_data, 0)])
+
+    def end(self, error: Error) -> None:
+        """Answer what a handler raised."""
+        if isinstance(error, ReservationConflict):
+            self._done([(self._tag, RESERVATION_CONFLICT, b"", 0)])
+        elif isinstance(error, IoError):
+            descriptor = self.unit.mode.descriptor_sense
+            self._done([(self._tag, *failure(error, reading=False, descriptor=descriptor), 0)])
+        else:
+            assert isinstance(error, CheckCondition)
+            self.fail(error.sense)
 
     def parameters(self, length: int) -> bytes:
         """The parameter list of `length` bytes that the CDB announced."""
@@ -98,7 +135,8 @@ class Task:
     ) -> None:
         for (op, *_), result in zip(operations, results, strict=True):
             if isinstance(result, IoError):
-                status, sense = failure(result, reading=op == READ)
+                descriptor = self.unit.mode.descriptor_sense
+                status, sense = failure(result, reading=op == READ, descriptor=descriptor)
                 self._done([(self._tag, status, sense, 0)])
                 return
         try:

@@ -14,6 +14,7 @@ NAME = "iqn.2026-01.test:host"
 NAA = bytes.fromhex("6001405000000000000000000000001a")
 ISID = 0x400001370001
 SIZE = 16 << 20
+REQUEST_SENSE = bytes((0x03, 0, 0, 0, 18)).ljust(16, b"\0")
 
 
 class HeldDevice(MemoryDevice):
@@ -132,4 +133,11 @@ class Link:
     def opened(self, keys: dict[str, str] | None = None, *, isid: int = ISID) -> "Link":
         (answer,) = self.send(login(OPEN if keys is None else keys, isid=isid))
         assert (answer.opcode, answer.head[36]) == (0x23, 0)
+        self._clear_attentions()
         return self
+
+    def _clear_attentions(self) -> None:
+        """Take the POWER ON from each LUN without a PDU, so that tests can count those."""
+        for session in self.node.sessions():
+            for unit in session._nexus.luns.values():
+                unit.submit(session._nexus, [(0, REQUEST_SENSE, None)], lambda _: None)

@@ -31,8 +31,11 @@ class RecordingDevice(MemoryDevice):
 
 
 def unit_over(device: Any) -> tuple[LogicalUnit, Nexus]:
+    """A logical unit, and a nexus that knows that it was powered on."""
     unit = LogicalUnit(device, Identity(NAA, "t"))
-    return unit, Nexus("iqn.2026-01.test:i", {0: unit})
+    nexus = Nexus("iqn.2026-01.test:i", {0: unit})
+    assert execute(unit, nexus, bytes(6))[1][12:14] == b"\x29\x00"
+    return unit, nexus
 
 
 def execute(unit: LogicalUnit, nexus: Nexus, cdb: bytes, data: bytes | None = None) -> tuple[int, bytes, int]:
@@ -157,7 +160,7 @@ def test_software_write_protect_lasts_until_reset() -> None:
     assert execute(unit, nexus, bytes([0x15, 0x10, 0, 0, 16]), bytes(4) + page)[0] == 0
     write = bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 1])
     assert execute(unit, nexus, write, ALL_ONES)[1][2] == 0x07
-    unit.reset()
+    unit.reset(nexus)
     assert execute(unit, nexus, write, ALL_ONES)[0] == 0
 
 
