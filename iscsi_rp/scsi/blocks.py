@@ -4,6 +4,7 @@ from typing import Final
 
 from iscsi_rp.device import FLUSH, READ, UNMAP, WRITE, ZERO, Result
 from iscsi_rp.scsi.cdb import FUA, Range, decode_range, uint
+from iscsi_rp.scsi.holds import Operation
 from iscsi_rp.scsi.sense import (
     INVALID_FIELD_IN_PARAMETER_LIST,
     LBA_OUT_OF_RANGE,
@@ -12,7 +13,7 @@ from iscsi_rp.scsi.sense import (
     CheckCondition,
     invalid_field,
 )
-from iscsi_rp.scsi.task import Operation, Task
+from iscsi_rp.scsi.task import Task
 
 _PROTECT: Final = 0xE0
 _ANCHOR, _UNMAP, _NDOB = 0x10, 0x08, 0x01

@@ -13,6 +13,7 @@ from typing import Any, Final, NamedTuple
 from iscsi_rp.device import READ, WRITE, BlockDevice, Io, IoError, Result
 from iscsi_rp.scsi.attentions import EXEMPT, Attentions
 from iscsi_rp.scsi.cdb import FAST, FUA
+from iscsi_rp.scsi.holds import Holds
 from iscsi_rp.scsi.identity import Identity
 from iscsi_rp.scsi.inquiry import absent_inquiry
 from iscsi_rp.scsi.mode import ModePages
@@ -65,6 +66,7 @@ class LogicalUnit:
         of 512-byte blocks 4096 makes a 512e disk and 512 a 512n one."""
         block = device.block_size
         self.device, self.identity, self.thin = device, identity, thin
+        self.holds = Holds(device)
         self.mode = ModePages()
         self.size_blocks = device.size // block
         self.blocks_per_physical = max(1, physical_block_size // block)
@@ -156,7 +158,7 @@ class LogicalUnit:
         rest = iter(commands)
         for command in rest:
             if held > _HELD_BYTES:
-                self.device.submit(batch, report)
+                self.holds.submit(batch, report)
                 batch, held = [], 0
             tag, cdb, data = command
             fast = FAST.get(cdb[0])
@@ -172,11 +174,15 @@ class LogicalUnit:
                     if data is not None and len(data) == length and not protected:
                         batch.append((WRITE, offset, length, data, flags & FUA != 0, (tag, length, False)))
                         continue
+            if batch:
+                # What came before it is in the device: it may want to be alone there.
+                self.holds.submit(batch, report)
+                batch, held = [], 0
             self._serve(Task(self, nexus, command, done))
             if nexus not in self._open:
                 break
         if batch:
-            self.device.submit(batch, report)
+            self.holds.submit(batch, report)
         return self._submit_one_by_one(nexus, list(rest), done)
 
     def _submit_one_by_one(self, nexus: Nexus, commands: Sequence[Command], done: CommandsDone) -> None:

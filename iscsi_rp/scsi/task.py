@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 
 from iscsi_rp.device import READ, Buffer, BusyError, IoError, Result
 from iscsi_rp.errors import Error
+from iscsi_rp.scsi.holds import Entry, Operation
 from iscsi_rp.scsi.sense import (
     CHECK_CONDITION,
     GOOD,
@@ -31,8 +32,6 @@ Completion: TypeAlias = tuple[Any, int, Buffer, int]
 transfer length is how many bytes the CDB asked to move: the residual follows from it."""
 
 CommandsDone: TypeAlias = Callable[[Sequence[Completion]], None]
-Operation: TypeAlias = tuple[int, int, int, Buffer | None, bool]
-"(op, offset, length, data, fua): an `Io` that has no tag yet."
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +76,7 @@ class Task:
     error.
     """
 
-    __slots__ = ("_done", "_tag", "cdb", "data", "nexus", "unit")
+    __slots__ = ("_done", "_hold", "_tag", "cdb", "data", "nexus", "unit")
 
     def __init__(self, unit: LogicalUnit, nexus: Nexus, command: Command, done: CommandsDone) -> None:
         self.unit, self.nexus = unit, nexus
@@ -85,24 +84,25 @@ class Task:
         # A handler may look at both after the device answered, when the caller's buffers are gone.
         self.cdb, self.data = bytes(cdb), b"" if data is None else bytes(data)
         self._done = done
+        self._hold: Entry | None = None
 
     def good(self, data: Buffer = b"", *, transfer_bytes: int | None = None) -> None:
         """Answer GOOD with data-in; `transfer_bytes` where the CDB asked for another number of bytes."""
         transfer = len(data) if transfer_bytes is None else transfer_bytes
-        self._done([(self._tag, GOOD, data, transfer)])
+        self._answer((self._tag, GOOD, data, transfer))
 
     def fail(self, sense: Sense) -> None:
         """Answer CHECK CONDITION."""
         sense_data = sense.encode(descriptor=self.unit.mode.descriptor_sense)
-        self._done([(self._tag, CHECK_CONDITION, sense_data, 0)])
+        self._answer((self._tag, CHECK_CONDITION, sense_data, 0))
 
     def end(self, error: Error) -> None:
         """Answer what a handler raised."""
         if isinstance(error, ReservationConflict):
-            self._done([(self._tag, RESERVATION_CONFLICT, b"", 0)])
+            self._answer((self._tag, RESERVATION_CONFLICT, b"", 0))
         elif isinstance(error, IoError):
             descriptor = self.unit.mode.descriptor_sense
-            self._done([(self._tag, *failure(error, reading=False, descriptor=descriptor), 0)])
+            self._answer((self._tag, *failure(error, reading=False, descriptor=descriptor), 0))
         else:
             assert isinstance(error, CheckCondition)
             self.fail(error.sense)
@@ -117,18 +117,23 @@ class Task:
         """Have the device do all of it; `then` gets the results in order, or the command fails by the
         first error.
         """
-        results: list[Result] = [None] * len(operations)
-        left = len(operations)
+        holds = self.unit.holds
+        perform = holds.perform if self._hold is None else holds.perform_holding
+        perform(operations, lambda results: self._finish(operations, results, then))
 
-        def done(report: Sequence[tuple[Any, Result]]) -> None:
-            nonlocal left
-            for index, result in report:
-                results[index] = result
-            left -= len(report)
-            if not left:
-                self._finish(operations, results, then)
+    def exclusively(self, ranges: Sequence[tuple[int, int]], then: Callable[[], None]) -> None:
+        """Call `then`, now or later, with all other commands kept out of `ranges`, (offset, length) in
+        bytes, until this one is answered. Beyond them it does no more I/O.
+        """
 
-        self.unit.device.submit([(*op, index) for index, op in enumerate(operations)], done)
+        def held(hold: Entry) -> None:
+            self._hold = hold
+            try:
+                then()
+            except CheckCondition as error:
+                self.fail(error.sense)
+
+        self.unit.holds.hold(ranges, held)
 
     def _finish(
         self, operations: Sequence[Operation], results: list[Result], then: Callable[[list[Result]], None]
@@ -137,9 +142,14 @@ class Task:
             if isinstance(result, IoError):
                 descriptor = self.unit.mode.descriptor_sense
                 status, sense = failure(result, reading=op == READ, descriptor=descriptor)
-                self._done([(self._tag, status, sense, 0)])
+                self._answer((self._tag, status, sense, 0))
                 return
         try:
             then(results)
         except CheckCondition as error:
             self.fail(error.sense)
+
+    def _answer(self, completion: Completion) -> None:
+        self._done([completion])
+        if self._hold is not None:
+            self.unit.holds.end(self._hold)
