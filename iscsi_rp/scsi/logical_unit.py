@@ -11,6 +11,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from iscsi_rp.device import READ, WRITE, BlockDevice, Io, IoError, Result
+from iscsi_rp.scsi.access import PortState
+from iscsi_rp.scsi.alua import AccessState, PortGroups
 from iscsi_rp.scsi.attentions import EXEMPT, Attentions
 from iscsi_rp.scsi.cdb import FAST, FUA
 from iscsi_rp.scsi.holds import Holds
@@ -18,8 +20,11 @@ from iscsi_rp.scsi.identity import Identity
 from iscsi_rp.scsi.inquiry import absent_inquiry
 from iscsi_rp.scsi.mode import ModePages
 from iscsi_rp.scsi.opcodes import WITH_SERVICE_ACTION, Opcode, find
+from iscsi_rp.scsi.persistent import Registrant
 from iscsi_rp.scsi.primary import lun_list
+from iscsi_rp.scsi.reservations import Reservations, Save, registrant
 from iscsi_rp.scsi.sense import (
+    ACCESS_STATE_CHANGED,
     BUS_DEVICE_RESET,
     CAPACITY_CHANGED,
     CHECK_CONDITION,
@@ -29,6 +34,8 @@ from iscsi_rp.scsi.sense import (
     LOGICAL_UNIT_NOT_SUPPORTED,
     REPORTED_LUNS_CHANGED,
     SOFT_THRESHOLD_REACHED,
+    TARGET_PORT_STANDBY,
+    TARGET_PORT_UNAVAILABLE,
     WRITE_PROTECTED,
     CheckCondition,
     ReservationConflict,
@@ -44,6 +51,8 @@ _OPTIMAL_BYTES: Final = 1 << 20
 _WRITE_SAME_BYTES: Final = 16 << 20
 _UNMAP_BLOCKS: Final = 1 << 20
 _UNMAP_DESCRIPTORS: Final = 256
+_COMPARE_BLOCKS: Final = 255
+_ATOMIC_BLOCKS: Final = 1
 
 
 class Limits(NamedTuple):
@@ -54,16 +63,30 @@ class Limits(NamedTuple):
     write_same_blocks: int
     unmap_blocks: int
     unmap_descriptors: int
+    compare_blocks: int
+    "COMPARE AND WRITE."
+    atomic_blocks: int
+    "WRITE ATOMIC; alignment and granularity are one block."
 
 
 class LogicalUnit:
     """One disk. Several targets and any number of nexuses may share it."""
 
     def __init__(
-        self, device: BlockDevice, identity: Identity, *, thin: bool = True, physical_block_size: int = 4096
+        self,
+        device: BlockDevice,
+        identity: Identity,
+        *,
+        thin: bool = True,
+        physical_block_size: int = 4096,
+        port_groups: PortGroups | None = None,
+        registrations: bytes = b"",
+        save: Save | None = None,
     ) -> None:
         """`thin`: UNMAP is offered. `physical_block_size` in bytes: with a device
-        of 512-byte blocks 4096 makes a 512e disk and 512 a 512n one."""
+        of 512-byte blocks 4096 makes a 512e disk and 512 a 512n one. `port_groups`: None is one group.
+        `registrations` is what `save` was last given; without `save` persistent reservations do not survive
+        a loss of power. Raises `RegistrationsFormatError`."""
         block = device.block_size
         self.device, self.identity, self.thin = device, identity, thin
         self.holds = Holds(device)
@@ -76,11 +99,20 @@ class LogicalUnit:
             _WRITE_SAME_BYTES // block,
             _UNMAP_BLOCKS,
             _UNMAP_DESCRIPTORS,
+            _COMPARE_BLOCKS,
+            _ATOMIC_BLOCKS,
         )
         self.attention: Callable[[Nexus, Sense], None] | None = None
         "Called when a unit attention condition is established for a nexus."
         self._attentions = Attentions()
         self._open: set[Nexus] = set()
+
+        self.port_groups = port_groups or PortGroups()
+        self.reservations = Reservations(self, registrations, save)
+        self.abort_tasks: Callable[[Nexus, Callable[[], None]], None] | None = None
+        """Ends the commands of a nexus, for PREEMPT AND ABORT, then calls back: given by the transport. Those
+        of them that the unit has end by themselves; `then` follows the last one, and must follow even
+        where there is none. None: nobody to ask, so nothing is waited for."""
 
     @property
     def write_protected(self) -> bool:
@@ -89,15 +121,18 @@ class LogicalUnit:
     # What happens to the unit.
 
     def nexus_lost(self, nexus: Nexus) -> None:
-        """The session of `nexus` is over."""
+        """The session of `nexus` is over: no command of it follows."""
+        if self.reservations.reserved_by is nexus:
+            self.reservations.drop()
         self._attentions.forget(nexus)
         self._open.discard(nexus)
 
     def reset(self, by: Nexus | None = None) -> None:
-        """LOGICAL UNIT RESET, which `by` asked for: mode pages go back to their defaults, every other
-        nexus is told. (Aborting tasks is the transport's.)
+        """LOGICAL UNIT RESET, which `by` asked for: mode pages go back to their defaults, a SCSI-2
+        reservation ends, every other nexus is told. (Aborting tasks is the transport's.)
         """
         self.mode.reset()
+        self.reservations.drop()
         self.establish(BUS_DEVICE_RESET, but=by)
 
     def capacity_changed(self) -> None:
@@ -108,19 +143,29 @@ class LogicalUnit:
     def luns_changed(self, nexus: Nexus) -> None:
         """`nexus` sees other LUNs than it did."""
         if nexus in self._attentions:
-            self._establish(nexus, REPORTED_LUNS_CHANGED)
+            self.establish_for(nexus, REPORTED_LUNS_CHANGED)
 
     def space_low(self) -> None:
         """The store's space fell below the soft threshold (SBC-4 4.7.3.8)."""
         self.establish(SOFT_THRESHOLD_REACHED)
 
+    def set_owner(self, group: int) -> None:
+        """The array gives the unit to a target port group. Raises `ValueError` for one that is not there."""
+        if self.port_groups.set_owner(group):
+            self.access_changed()
+
+    def access_changed(self, *, by: Nexus | None = None) -> None:
+        """Access states of target port groups changed, for all but the nexus that did it a surprise."""
+        self.review_all()
+        self.establish(ACCESS_STATE_CHANGED, but=by)
+
     def establish(self, sense: Sense, *, but: Nexus | None = None) -> None:
         """A unit attention condition for every nexus, or all but one."""
         for nexus in self._attentions:
             if nexus is not but:
-                self._establish(nexus, sense)
+                self.establish_for(nexus, sense)
 
-    def _establish(self, nexus: Nexus, sense: Sense) -> None:
+    def establish_for(self, nexus: Nexus, sense: Sense) -> None:
         if self._attentions.establish(nexus, sense):
             self._review(nexus)
             if self.attention is not None:
@@ -128,10 +173,27 @@ class LogicalUnit:
 
     def _review(self, nexus: Nexus) -> None:
         """Decide anew whether `nexus` is open: to be called when anything changed that `submit` relies on."""
-        if self._attentions.pending(nexus):
-            self._open.discard(nexus)
-        else:
+        if (
+            not self._attentions.pending(nexus)
+            and self.port_groups.state(nexus.port.group) <= AccessState.NON_OPTIMIZED
+            and self.reservations.is_open(nexus)
+        ):
             self._open.add(nexus)
+        else:
+            self._open.discard(nexus)
+
+    def review_all(self) -> None:
+        for nexus in self._attentions:
+            self._review(nexus)
+
+    def nexuses(self, who: Registrant) -> list[Nexus]:
+        """The sessions of a registrant that have used the unit."""
+        return [nexus for nexus in self._attentions if registrant(nexus) == who]
+
+    def ports_of(self, initiator: str) -> list[str]:
+        """SCSI names of the initiator ports with that iSCSI name that have used the unit."""
+        known = (nexus.initiator_port.lower() for nexus in self._attentions)
+        return sorted({port for port in known if port.partition(",")[0] == initiator})
 
     def take_attention(self, nexus: Nexus) -> Sense | None:
         """The unit attention condition that `nexus` is told now, if one waits."""
@@ -212,6 +274,12 @@ class LogicalUnit:
         """Refuse a command that `nexus` may not have done now. Raises `CheckCondition`,
         `ReservationConflict`.
         """
+        self.reservations.admit(nexus, row.under_reservation)
+        state = self.port_groups.state(nexus.port.group)
+        if state == AccessState.STANDBY and row.without_media == PortState.ACTIVE:
+            raise CheckCondition(TARGET_PORT_STANDBY)
+        if state == AccessState.UNAVAILABLE and row.without_media != PortState.ANY:
+            raise CheckCondition(TARGET_PORT_UNAVAILABLE)
         if row.changes_blocks and self.write_protected:
             raise CheckCondition(WRITE_PROTECTED)
 

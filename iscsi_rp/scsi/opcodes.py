@@ -7,40 +7,17 @@ group, and the usage mask of its CDB, from which REPORT SUPPORTED OPERATION CODE
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum, auto
 from typing import Final, TypeAlias
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.scsi import blocks, inquiry, mode, primary
+from iscsi_rp.scsi import alua, blocks, inquiry, mode, primary, provisioning, reservations, writes
+from iscsi_rp.scsi.access import PortState, Reserved
 from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.persistent import Action
 from iscsi_rp.scsi.sense import invalid_field
 from iscsi_rp.scsi.task import Task
 
 Handler: TypeAlias = Callable[[Task], None]
-
-
-class Reserved(Enum):
-    """What another nexus' reservation makes of a command (SPC-4 table 66, SBC-4 table 13)."""
-
-    CONFLICT = auto()
-    "Only the holder and, where the type says so, registrants may have it done."
-    READS = auto()
-    "As CONFLICT, but anybody under a *write exclusive* type."
-    ALLOWED = auto()
-    "Anybody."
-    OWN_RULES = auto()
-    "The handler decides."
-
-
-class PortState(Enum):
-    """In which asymmetric access states of its target port group a command is served (SPC-4 5.15.2.4)."""
-
-    ACTIVE = auto()
-    "Optimized and non-optimized only: it needs the medium."
-    STANDBY = auto()
-    "In standby, too."
-    ANY = auto()
-    "Even where the group is unavailable."
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +38,7 @@ class Opcode:
 # The parts of usage masks that name a range: LBA, group number, length, control.
 _RANGE_10: Final = "ff ff ff ff 00 ff ff 00"
 _RANGE_12: Final = "ff ff ff ff ff ff ff ff 00 00"
+_LBA_16: Final = "ff ff ff ff ff ff ff ff "
 _RANGE_16: Final = "ff ff ff ff ff ff ff ff ff ff ff ff 00 00"
 
 _VARIABLE_LENGTH: Final = 0x7F
@@ -113,6 +91,29 @@ def _about(
     return _row(code, name, serve, usage, under_reservation, action=action, port=port, timeout_s=_QUICK_S)
 
 
+def _persistent_in(action: int) -> Opcode:
+    name = f"PERSISTENT RESERVE IN, {reservations.PERSISTENT_IN[action]}"
+    usage = f"{action:02x} 00 00 00 00 00 ff ff 00"
+    serve = reservations.persistent_reserve_in
+    return _about(0x5E, name, serve, usage, Reserved.PERSISTENT_ALLOWED, action=action)
+
+
+def _persistent_out(action: Action) -> Opcode:
+    name = f"PERSISTENT RESERVE OUT, {action.name.replace('_', ' ')}"
+    usage = f"{action:02x} ff 00 00 ff ff ff ff 00"
+    return _about(0x5F, name, reservations.persistent_reserve_out, usage, Reserved.OWN_RULES, action=action)
+
+
+def _report_functions(task: Task) -> None:
+    """REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS (SPC-4 6.36): those of the embedded iSCSI front end, ABORT
+    TASK, ABORT TASK SET, CLEAR TASK SET and LOGICAL UNIT RESET; REPD asks for the long form.
+    """
+    data = bytes((0xD8, 0, 0, 0))
+    if task.cdb[2] & 0x80:
+        data = bytes((0xD8, 0, 0, 12)) + bytes(12)  # no times are recommended
+    task.good(data[: uint(task.cdb, 6, 4)])
+
+
 def _report_opcodes(task: Task) -> None:
     """REPORT SUPPORTED OPERATION CODES (SPC-4 6.35): all commands, or one."""
     cdb = task.cdb
@@ -151,33 +152,42 @@ def _one_command(code: int, action: int, options: int, timeouts: bool) -> bytes:
 
 
 _ROWS: Final = (
-    _row(0x00, "TEST UNIT READY", primary.test_unit_ready, "00 00 00 00 00", Reserved.ALLOWED),
+    _row(0x00, "TEST UNIT READY", primary.test_unit_ready, "00 00 00 00 00", Reserved.PERSISTENT_ALLOWED),
     _about(0x03, "REQUEST SENSE", primary.request_sense, "01 00 00 ff 00", port=PortState.ANY),
     _reads(0x08, "READ (6)", blocks.read, "1f ff ff ff 00"),
-    _writes(0x0A, "WRITE (6)", blocks.write, "1f ff ff ff 00"),
+    _writes(0x0A, "WRITE (6)", writes.write, "1f ff ff ff 00"),
     _about(0x12, "INQUIRY", inquiry.inquiry, "01 ff ff ff 00", port=PortState.ANY),
     _about(0x15, "MODE SELECT (6)", mode.mode_select, "11 00 00 ff 00", Reserved.CONFLICT),
+    _about(0x16, "RESERVE (6)", reservations.reserve, "00 00 00 00 00", Reserved.OWN_RULES),
+    _about(0x17, "RELEASE (6)", reservations.release, "00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x1A, "MODE SENSE (6)", mode.mode_sense, "08 ff ff ff 00", Reserved.CONFLICT),
     _row(0x1B, "START STOP UNIT", primary.start_stop_unit, "01 00 0f f7 00", Reserved.OWN_RULES),
     _row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", primary.prevent_allow, "00 00 00 03 00", Reserved.OWN_RULES),
     _row(0x25, "READ CAPACITY (10)", blocks.read_capacity_10, "00 ff ff ff ff 00 00 00 00", Reserved.ALLOWED),
     _reads(0x28, "READ (10)", blocks.read, "f8" + _RANGE_10),
-    _writes(0x2A, "WRITE (10)", blocks.write, "f8" + _RANGE_10),
-    _writes(0x2E, "WRITE AND VERIFY (10)", blocks.write_and_verify, "f2" + _RANGE_10),
+    _writes(0x2A, "WRITE (10)", writes.write, "f8" + _RANGE_10),
+    _writes(0x2E, "WRITE AND VERIFY (10)", writes.write_and_verify, "f2" + _RANGE_10),
     _reads(0x2F, "VERIFY (10)", blocks.verify, "f6" + _RANGE_10),
     _reads(0x34, "PRE-FETCH (10)", blocks.prefetch, "02" + _RANGE_10),
     _row(0x35, "SYNCHRONIZE CACHE (10)", blocks.synchronize_cache, "02" + _RANGE_10, Reserved.CONFLICT),
-    _writes(0x41, "WRITE SAME (10)", blocks.write_same, "e8" + _RANGE_10),
-    _writes(0x42, "UNMAP", blocks.unmap, "00 00 00 00 00 00 ff ff 00"),
+    _writes(0x41, "WRITE SAME (10)", provisioning.write_same, "e8" + _RANGE_10),
+    _writes(0x42, "UNMAP", provisioning.unmap, "00 00 00 00 00 00 ff ff 00"),
     _about(0x55, "MODE SELECT (10)", mode.mode_select, "11 00 00 00 00 00 ff ff 00", Reserved.CONFLICT),
+    _about(0x56, "RESERVE (10)", reservations.reserve, "00 00 00 00 00 00 00 00 00", Reserved.OWN_RULES),
+    _about(0x57, "RELEASE (10)", reservations.release, "00 00 00 00 00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x5A, "MODE SENSE (10)", mode.mode_sense, "18 ff ff 00 00 00 ff ff 00", Reserved.CONFLICT),
+    *(_persistent_in(action) for action in reservations.PERSISTENT_IN),
+    *(_persistent_out(action) for action in Action),
     _reads(0x88, "READ (16)", blocks.read, "f8" + _RANGE_16),
-    _writes(0x8A, "WRITE (16)", blocks.write, "f8" + _RANGE_16),
-    _writes(0x8E, "WRITE AND VERIFY (16)", blocks.write_and_verify, "f2" + _RANGE_16),
+    _writes(0x89, "COMPARE AND WRITE", writes.compare_and_write, "f8" + _LBA_16 + "00 00 00 ff 00 00"),
+    _writes(0x8A, "WRITE (16)", writes.write, "f8" + _RANGE_16),
+    _writes(0x8B, "ORWRITE (16)", writes.orwrite, "f8" + _RANGE_16),
+    _writes(0x8E, "WRITE AND VERIFY (16)", writes.write_and_verify, "f2" + _RANGE_16),
     _reads(0x8F, "VERIFY (16)", blocks.verify, "f6" + _RANGE_16),
     _reads(0x90, "PRE-FETCH (16)", blocks.prefetch, "02" + _RANGE_16),
     _row(0x91, "SYNCHRONIZE CACHE (16)", blocks.synchronize_cache, "02" + _RANGE_16, Reserved.CONFLICT),
-    _writes(0x93, "WRITE SAME (16)", blocks.write_same, "e9" + _RANGE_16),
+    _writes(0x93, "WRITE SAME (16)", provisioning.write_same, "e9" + _RANGE_16),
+    _writes(0x9C, "WRITE ATOMIC (16)", writes.write_atomic, "f8" + _LBA_16 + "ff ff ff ff 00 00"),
     _row(
         0x9E,
         "READ CAPACITY (16)",
@@ -186,7 +196,7 @@ _ROWS: Final = (
         Reserved.ALLOWED,
         action=0x10,
     ),
-    _reads(0x9E, "GET LBA STATUS", blocks.get_lba_status, "12" + _RANGE_16, action=0x12),
+    _reads(0x9E, "GET LBA STATUS", provisioning.get_lba_status, "12" + _RANGE_16, action=0x12),
     _about(0xA0, "REPORT LUNS", primary.report_luns, "00 ff 00 00 00 ff ff ff ff 00 00", port=PortState.ANY),
     _about(
         0xA3,
@@ -196,9 +206,34 @@ _ROWS: Final = (
         Reserved.CONFLICT,
         action=0x0C,
     ),
+    _about(
+        0xA3,
+        "REPORT TARGET PORT GROUPS",
+        alua.report_target_port_groups,
+        "ea 00 00 00 00 ff ff ff ff 00 00",
+        port=PortState.ANY,
+        action=0x0A,
+    ),
+    _about(
+        0xA3,
+        "REPORT SUPPORTED TASK MANAGEMENT FUNCTIONS",
+        _report_functions,
+        "0d 80 00 00 00 ff ff ff ff 00 00",
+        Reserved.CONFLICT,
+        action=0x0D,
+    ),
+    _about(
+        0xA4,
+        "SET TARGET PORT GROUPS",
+        alua.set_target_port_groups,
+        "0a 00 00 00 00 ff ff ff ff 00 00",
+        Reserved.CONFLICT,
+        PortState.ANY,
+        action=0x0A,
+    ),
     _reads(0xA8, "READ (12)", blocks.read, "f8" + _RANGE_12),
-    _writes(0xAA, "WRITE (12)", blocks.write, "f8" + _RANGE_12),
-    _writes(0xAE, "WRITE AND VERIFY (12)", blocks.write_and_verify, "f2" + _RANGE_12),
+    _writes(0xAA, "WRITE (12)", writes.write, "f8" + _RANGE_12),
+    _writes(0xAE, "WRITE AND VERIFY (12)", writes.write_and_verify, "f2" + _RANGE_12),
     _reads(0xAF, "VERIFY (12)", blocks.verify, "f6" + _RANGE_12),
 )
 

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from iscsi_rp.device import FLUSH, READ
+from iscsi_rp.scsi.access import Reserved
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.sense import NO_SENSE, invalid_field
 from iscsi_rp.scsi.task import Task
@@ -43,6 +44,8 @@ def start_stop_unit(task: Task) -> None:
     """There is nothing to spin: stopping means that the cache is on the medium (SBC-4 5.25)."""
     if task.cdb[4] & 0x02:
         raise invalid_field(4)  # LOEJ: not removable
+    starts = task.cdb[4] & 0xF1 == 0x01
+    task.unit.reservations.admit(task.nexus, Reserved.ALLOWED if starts else Reserved.CONFLICT)
     task.io([(FLUSH, 0, 0, None, False)], lambda _: task.good())
 
 
@@ -50,4 +53,6 @@ def prevent_allow(task: Task) -> None:
     """The medium is not removable, so preventing its removal always holds (SPC-4 6.15)."""
     if task.cdb[4] & 0x02:
         raise invalid_field(4)
+    prevents = task.cdb[4] & 0x01
+    task.unit.reservations.admit(task.nexus, Reserved.CONFLICT if prevents else Reserved.ALLOWED)
     task.good()

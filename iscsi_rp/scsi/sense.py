@@ -81,7 +81,6 @@ INSUFFICIENT_REGISTRATION_RESOURCES: Final = Sense(0x5, 0x55, 0x04)
 INVALID_RELEASE: Final = Sense(0x5, 0x26, 0x04)
 TARGET_PORT_STANDBY: Final = Sense(0x2, 0x04, 0x0B)
 TARGET_PORT_UNAVAILABLE: Final = Sense(0x2, 0x04, 0x0C)
-SET_TARGET_PORT_GROUPS_FAILED: Final = Sense(0x4, 0x67, 0x0A)
 
 # Unit attention conditions (SAM-5 5.14, SPC-4 table F.1).
 POWER_ON: Final = Sense(0x6, 0x29, 0x00)

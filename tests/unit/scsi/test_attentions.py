@@ -1,0 +1,129 @@
+"""Unit attention conditions: who is told what, and once."""
+
+import pytest
+
+from iscsi_rp.block import MemoryDevice
+from iscsi_rp.scsi.task import Nexus
+from tests.unit.scsi.rig import BLOCK, READ, TEST_UNIT_READY, WRITE, Host, make_unit
+
+REQUEST_SENSE = bytes((0x03, 0, 0, 0, 252, 0))
+REPORT_LUNS = bytes((0xA0, 0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0))
+INQUIRY = bytes((0x12, 0, 0, 0, 96, 0))
+
+
+class CountingDevice(MemoryDevice):
+    def __init__(self) -> None:
+        super().__init__(64 * BLOCK)
+        self.operations = 0
+
+    def submit(self, batch, done):  # type: ignore[no-untyped-def]
+        self.operations += len(batch)
+        super().submit(batch, done)
+
+
+def test_a_new_nexus_is_told_of_power_on_once_and_its_command_is_not_executed() -> None:
+    device = CountingDevice()
+    host = Host(make_unit(device), fresh=True)
+    assert host.do(WRITE, b"\xff" * BLOCK).sense == (6, 0x29, 0)
+    assert not device.operations
+    assert host.do(WRITE, b"\xff" * BLOCK).status == 0
+    assert device.operations == 1
+
+
+def test_only_the_first_command_of_a_batch_reports_it() -> None:
+    unit = make_unit()
+    host = Host(unit, fresh=True)
+    answers: list[tuple[int, int]] = []
+    batch = [
+        (tag, cdb.ljust(16, b"\0"), None) for tag, cdb in enumerate((INQUIRY, READ, READ, TEST_UNIT_READY))
+    ]
+    unit.submit(host.nexus, batch, lambda done: answers.extend((each[0], each[1]) for each in done))
+    assert sorted(answers) == [(0, 0), (1, 2), (2, 0), (3, 0)]
+
+
+@pytest.mark.parametrize("cdb", [INQUIRY, REPORT_LUNS])
+def test_exempt_commands_are_executed_and_leave_it(cdb: bytes) -> None:
+    host = Host(make_unit(), fresh=True)
+    assert host.good(cdb)
+    assert host.attention() == (0x29, 0)
+
+
+def test_request_sense_tells_it_and_it_is_over() -> None:
+    host = Host(make_unit(), fresh=True)
+    assert host.good(REQUEST_SENSE)[12:14] == b"\x29\0"
+    assert host.good(REQUEST_SENSE)[12:14] == b"\0\0"
+    assert host.attention() is None
+
+
+def test_request_sense_in_descriptor_format() -> None:
+    host = Host(make_unit(), fresh=True)
+    assert host.good(bytes((0x03, 1, 0, 0, 252, 0))) == bytes((0x72, 6, 0x29, 0, 0, 0, 0, 0))
+
+
+def test_each_event_is_told_to_whom_it_concerns() -> None:
+    unit = make_unit()
+    one, two = Host(unit, 1), Host(unit, 2)
+    unit.reset(one.nexus)
+    assert (one.attention(), two.attention(), two.attention()) == (None, (0x29, 3), None)
+    unit.space_low()
+    assert (one.attention(), two.attention()) == ((0x38, 7), (0x38, 7))
+    unit.luns_changed(two.nexus)
+    assert (one.attention(), two.attention()) == (None, (0x3F, 0x0E))
+    unit.capacity_changed()
+    assert (one.attention(), two.attention()) == ((0x2A, 9), (0x2A, 9))
+
+
+def test_a_grown_device_is_served_and_told() -> None:
+    class Growing(MemoryDevice):
+        def grow(self) -> None:
+            self._data += bytes(BLOCK)
+
+    device = Growing(8 * BLOCK)
+    unit = make_unit(device)
+    host = Host(unit)
+    behind = bytes((0x28, 0, 0, 0, 0, 8, 0, 0, 1, 0))
+    assert host.do(behind).sense == (5, 0x21, 0)
+    device.grow()
+    unit.capacity_changed()
+    assert host.attention() == (0x2A, 9)
+    assert host.good(bytes((0x25,)))[:4] == (8).to_bytes(4, "big")
+    assert host.do(behind).status == 0
+
+
+def test_reading_the_lun_list_makes_that_attention_needless() -> None:
+    unit = make_unit()
+    host = Host(unit)
+    unit.luns_changed(host.nexus)
+    host.good(REPORT_LUNS)
+    assert host.attention() is None
+
+
+def test_conditions_wait_in_order_each_once_and_a_reset_replaces_them() -> None:
+    unit = make_unit()
+    host = Host(unit)
+    for _ in range(3):
+        unit.space_low()
+        unit.capacity_changed()
+    assert [host.attention() for _ in range(3)] == [(0x38, 7), (0x2A, 9), None]
+    unit.space_low()
+    unit.reset()
+    assert [host.attention() for _ in range(2)] == [(0x29, 3), None]
+
+
+def test_the_transport_is_called_for_each_condition() -> None:
+    unit = make_unit()
+    host, heard = Host(unit), list[tuple[Nexus, tuple[int, int]]]()
+    unit.attention = lambda nexus, sense: heard.append((nexus, sense.code))
+    unit.capacity_changed()
+    unit.capacity_changed()
+    assert heard == [(host.nexus, (0x2A, 9))]
+
+
+def test_a_lost_nexus_is_forgotten() -> None:
+    unit = make_unit()
+    host, heard = Host(unit), list[Nexus]()
+    unit.attention = lambda nexus, _: heard.append(nexus)
+    unit.nexus_lost(host.nexus)
+    unit.space_low()
+    assert not heard
+    assert host.attention() == (0x29, 0)
