@@ -84,8 +84,8 @@ def test_what_is_refused_without_access_to_the_medium(state: int, code: int) -> 
         else:
             cdb[1] = row.service_action or 0
         assert (b.do(bytes(cdb), b"").sense == (2, 4, code)) == (not served), row.name
-    for cdb in (READ, WRITE, TEST_UNIT_READY):
-        assert b.do(cdb, bytes(BLOCK)).sense == (2, 4, code)
-        assert a.do(cdb, bytes(BLOCK)).status == 0
+    for needs_medium in (READ, WRITE, TEST_UNIT_READY):
+        assert b.do(needs_medium, bytes(BLOCK)).sense == (2, 4, code)
+        assert a.do(needs_medium, bytes(BLOCK)).status == 0
     assert set_states(b, (2, OPTIMIZED)) is None
     assert b.do(READ).status == 0
