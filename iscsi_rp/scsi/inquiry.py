@@ -19,7 +19,7 @@ _RELATIVE_PORT: Final = 1
 _VERSIONS: Final = (0x00A0, 0x0960, 0x0460, 0x04C0)
 "Version descriptors: SAM-5, iSCSI, SPC-4, SBC-3 (SPC-4 6.6.2)."
 
-_BLOCK_LIMITS: Final = struct.Struct(">BBHIIIIIIIQ20x")
+_BLOCK_LIMITS: Final = struct.Struct(">BBHIIIIIIIQIIIII")
 
 
 def inquiry(task: Task) -> None:
@@ -90,7 +90,7 @@ def _block_limits(unit: "LogicalUnit") -> bytes:
     limits = unit.limits
     return _BLOCK_LIMITS.pack(
         0x01,  # WSNZ: WRITE SAME of zero blocks is refused
-        0,  # COMPARE AND WRITE is not there
+        limits.compare_blocks,
         unit.blocks_per_physical,
         limits.transfer_blocks,
         limits.optimal_blocks,
@@ -100,6 +100,11 @@ def _block_limits(unit: "LogicalUnit") -> bytes:
         unit.blocks_per_physical if unit.thin else 0,
         0x8000_0000 if unit.thin else 0,  # UGAVALID, alignment 0
         limits.write_same_blocks,
+        limits.atomic_blocks,
+        1,  # alignment and granularity of atomic writes
+        1,
+        0,  # and none with a boundary inside
+        0,
     )
 
 

@@ -237,7 +237,7 @@ class LogicalUnit:
                         batch.append((WRITE, offset, length, data, flags & FUA != 0, (tag, length, False)))
                         continue
             if batch:
-                # What came before it is in the device: it may want to be alone there.
+                # In the order of their arrival, so it sees what was written before it.
                 self.holds.submit(batch, report)
                 batch, held = [], 0
             self._serve(Task(self, nexus, command, done))

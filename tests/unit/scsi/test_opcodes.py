@@ -60,7 +60,12 @@ def cdbs(code: int) -> list[bytes]:
     return found
 
 
-DATA = (ALL_ONES, bytes(BLOCK), b"\0\x16\0\x10" + bytes(4) + bytes(8) + b"\0\0\0\x02" + bytes(4))
+DATA = (
+    ALL_ONES,
+    bytes(BLOCK),
+    b"\x5a" * BLOCK + ALL_ONES,
+    b"\0\x16\0\x10" + bytes(4) + bytes(8) + b"\0\0\0\x02" + bytes(4),
+)
 
 
 def test_nothing_changes_the_store_but_rows_that_say_so() -> None:
@@ -107,7 +112,7 @@ def test_usage_masks_have_the_length_of_their_cdb() -> None:
 
 def test_unknown_opcode_and_unknown_service_action() -> None:
     unit, nexus = unit_over(RecordingDevice())
-    assert execute(unit, nexus, b"\x89")[1][12:14] == b"\x20\x00"
+    assert execute(unit, nexus, b"\xc0")[1][12:14] == b"\x20\x00"
     assert execute(unit, nexus, b"\x9e\x11")[1][12:14] == b"\x24\x00"
 
 

@@ -1,0 +1,79 @@
+"""The block commands of a thinly provisioned disk (SBC-4 4.7): WRITE SAME, UNMAP, GET LBA STATUS."""
+
+from typing import Final
+
+from iscsi_rp.device import UNMAP, WRITE, ZERO
+from iscsi_rp.scsi.blocks import checked_range
+from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.holds import Operation
+from iscsi_rp.scsi.sense import (
+    INVALID_FIELD_IN_PARAMETER_LIST,
+    LBA_OUT_OF_RANGE,
+    PARAMETER_LIST_LENGTH_ERROR,
+    CheckCondition,
+    invalid_field,
+)
+from iscsi_rp.scsi.task import Task
+
+_ANCHOR, _UNMAP, _NDOB = 0x10, 0x08, 0x01
+_CHUNK: Final = 1 << 20
+
+
+def write_same(task: Task) -> None:
+    """WRITE SAME: a block of zeros becomes ZERO, or UNMAP with its bit; another is repeated (SBC-4 5.46)."""
+    unit, block = task.unit, task.unit.device.block_size
+    wanted = checked_range(task, unit.limits.write_same_blocks)
+    flags = wanted.flags
+    if not wanted.blocks:
+        raise invalid_field(10 if task.cdb[0] == 0x93 else 7)  # WSNZ
+    no_data = bool(flags & _NDOB) and task.cdb[0] == 0x93
+    if flags & _ANCHOR or (flags & _UNMAP and not unit.thin) or (flags & _NDOB and not no_data):
+        raise invalid_field(1)
+    sent = bytes(block) if no_data else task.data
+    if len(sent) != block:
+        raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
+    offset, length = wanted.lba * block, wanted.blocks * block
+    operations: list[Operation]
+    if not any(sent):
+        operations = [(UNMAP if flags & _UNMAP else ZERO, offset, length, None, False)]
+    else:
+        chunk = memoryview(sent * min(wanted.blocks, _CHUNK // block))
+        operations = [
+            (WRITE, at, min(len(chunk), offset + length - at), chunk[: offset + length - at], False)
+            for at in range(offset, offset + length, len(chunk))
+        ]
+    task.io(operations, lambda _: task.good(transfer_bytes=0 if no_data else block))
+
+
+def unmap(task: Task) -> None:
+    """UNMAP (SBC-4 5.34): a list of 16-byte descriptors behind 8 bytes of header."""
+    unit, block = task.unit, task.unit.device.block_size
+    if not unit.thin or task.cdb[1]:
+        raise invalid_field(1 if unit.thin else 0)
+    data = task.parameters(uint(task.cdb, 7, 2))
+    if not data:
+        return task.good()
+    if len(data) < 8:
+        raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
+    end = 8 + min(uint(data, 2, 2), len(data) - 8) // 16 * 16
+    ranges = [(uint(data, at, 8), uint(data, at + 8, 4)) for at in range(8, end, 16)]
+    if len(ranges) > unit.limits.unmap_descriptors or sum(n for _, n in ranges) > unit.limits.unmap_blocks:
+        raise CheckCondition(INVALID_FIELD_IN_PARAMETER_LIST)
+    if any(lba + blocks > unit.size_blocks for lba, blocks in ranges):
+        raise CheckCondition(LBA_OUT_OF_RANGE)
+    operations: list[Operation] = [
+        (UNMAP, lba * block, blocks * block, None, False) for lba, blocks in ranges if blocks
+    ]
+    if not operations:
+        return task.good(transfer_bytes=len(data))
+    return task.io(operations, lambda _: task.good(transfer_bytes=len(data)))
+
+
+def get_lba_status(task: Task) -> None:
+    """GET LBA STATUS (SBC-4 5.6): all is mapped, as far as a `BlockDevice` can tell."""
+    unit, lba = task.unit, uint(task.cdb, 2, 8)
+    if lba >= unit.size_blocks:
+        raise CheckCondition(LBA_OUT_OF_RANGE)
+    blocks = min(unit.size_blocks - lba, 0xFFFF_FFFF)
+    descriptor = lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + bytes(4)
+    task.good(((4 + len(descriptor)).to_bytes(4, "big") + bytes(4) + descriptor)[: uint(task.cdb, 10, 4)])
