@@ -11,7 +11,13 @@ from enum import IntEnum
 from typing import Final
 
 from iscsi_rp.scsi.cdb import uint
-from iscsi_rp.scsi.sense import PARAMETER_LIST_LENGTH_ERROR, CheckCondition, invalid_field, invalid_parameter
+from iscsi_rp.scsi.sense import (
+    LBA_OUT_OF_RANGE,
+    PARAMETER_LIST_LENGTH_ERROR,
+    CheckCondition,
+    invalid_field,
+    invalid_parameter,
+)
 from iscsi_rp.scsi.task import Task
 
 _PREFERRED: Final = 0x80
@@ -19,6 +25,7 @@ _SUPPORTED: Final = 0x0F
 "U_SUP, S_SUP, AN_SUP, AO_SUP."
 _GROUP: Final = struct.Struct(">BBHxBxB")
 _EXTENDED: Final = 1
+_REFERRAL: Final = struct.Struct(">xxxBQQ")
 
 
 class AccessState(IntEnum):
@@ -104,6 +111,19 @@ def report_target_port_groups(task: Task) -> None:
     if form == _EXTENDED:
         body = bytes((_EXTENDED << 4, 0, 0, 0)) + body
     task.good((len(body).to_bytes(4, "big") + body)[: uint(task.cdb, 6, 4)])
+
+
+def report_referrals(task: Task) -> None:
+    """REPORT REFERRALS: all blocks are reached through the same groups, in their states (SBC-4 5.27)."""
+    unit, lba = task.unit, uint(task.cdb, 2, 8)
+    if lba >= unit.size_blocks:
+        raise CheckCondition(LBA_OUT_OF_RANGE)
+    groups = sorted(unit.port_groups.ports)
+    descriptor = _REFERRAL.pack(len(groups), 0, unit.size_blocks - 1)
+    for group in groups:
+        descriptor += struct.pack(">BxH", unit.port_groups.state(group), group)
+    data = bytes(2) + len(descriptor).to_bytes(2, "big") + descriptor
+    task.good(data[: uint(task.cdb, 10, 4)])
 
 
 def set_target_port_groups(task: Task) -> None:

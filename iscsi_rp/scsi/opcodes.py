@@ -197,6 +197,13 @@ _ROWS: Final = (
         action=0x10,
     ),
     _reads(0x9E, "GET LBA STATUS", provisioning.get_lba_status, "12" + _RANGE_16, action=0x12),
+    _about(
+        0x9E,
+        "REPORT REFERRALS",
+        alua.report_referrals,
+        "13 ff ff ff ff ff ff ff ff ff ff ff ff 01 00",
+        action=0x13,
+    ),
     _about(0xA0, "REPORT LUNS", primary.report_luns, "00 ff 00 00 00 ff ff ff ff 00 00", port=PortState.ANY),
     _about(
         0xA3,

@@ -53,11 +53,17 @@ def test_explicit_states() -> None:
     assert set_states(a, (1, NON_OPTIMIZED), (2, OPTIMIZED)) is None
     assert (a.attention(), b.attention()) == (None, (0x2A, 6))
     assert states(a) == {1: (NON_OPTIMIZED, True, 1), 2: (OPTIMIZED, False, 1)}
+    assert set_states(a, (1, OPTIMIZED)) is None
+    assert b.attention() == (0x2A, 6)
+    unit.set_owner(2)
+    assert a.attention() == b.attention() == (0x2A, 6)
+    assert states(b)[1] == (NON_OPTIMIZED, False, 2)
+    assert states(b)[2] == (OPTIMIZED, True, 1)
     # All or nothing.
     assert set_states(a, (1, STANDBY), (3, STANDBY)) == (5, 0x26, 0)
     assert set_states(a, (1, STANDBY), (2, 4)) == (5, 0x26, 0)
     assert set_states(a, (1, STANDBY), (1, OPTIMIZED)) == (5, 0x26, 0)
-    assert states(b)[1] == (NON_OPTIMIZED, True, 1)
+    assert states(b)[1] == (NON_OPTIMIZED, False, 2)
 
 
 def test_the_extended_header_and_unknown_forms() -> None:
