@@ -5,16 +5,31 @@ Everything runs on one event loop. A portal accepts, a `Stream` moves the bytes,
 
 import asyncio
 import errno
-from collections.abc import Mapping
-from typing import Final, NamedTuple
+import resource
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from typing import Final
 
-from iscsi_rp.errors import ConfigError, ConflictError
-from iscsi_rp.frontend.iscsi_stream import Stream, portal_name
-from iscsi_rp.iscsi import Node, Session
-from iscsi_rp.scsi import LogicalUnit
+from iscsi_rp.errors import ConfigError, ConflictError, NotFoundError
+from iscsi_rp.frontend.iscsi_stream import ReceiveBuffer, Stream, portal_name
+from iscsi_rp.frontend.status import SessionStatus, latency_of, status_of
+from iscsi_rp.iscsi import Access, Connection, Node, Session
+from iscsi_rp.iscsi.budget import ALL_HELD_BYTES, Budget
+from iscsi_rp.iscsi.latency import Histogram
+from iscsi_rp.iscsi.pdu import SCSI_EVENT
+from iscsi_rp.iscsi.shared import Shared
+from iscsi_rp.iscsi.task_management import abort_for
+from iscsi_rp.scsi import LogicalUnit, Nexus
+from iscsi_rp.scsi.primary import encode_lun
+from iscsi_rp.scsi.sense import CAPACITY_CHANGED, REPORTED_LUNS_CHANGED, Sense
 
-CONNECTIONS: Final = 256
+CONNECTIONS: Final = 2304
 "Connections at once, logged in or not; one more is closed as soon as it is accepted."
+LOGINS: Final = 256
+"Connections that have not logged in; with one more the oldest of them is dropped."
+_OTHER_FILES: Final = 512
+"File descriptors that connections leave to the rest of the process."
 TICK_S: Final = 15.0
 "An initiator silent for two ticks is asked for a sign of life; silent for four it is dropped."
 
@@ -27,63 +42,99 @@ class AddressError(ConfigError):
     """The address cannot be listened on."""
 
 
-class SessionStatus(NamedTuple):
-    """A session as `status` shows it."""
+class NoSuchSessionError(NotFoundError):
+    """There is no session of this number."""
 
-    initiator: str
-    target: str
-    peer: str
-    commands: int
-    outstanding: int
-    bytes_read: int
-    bytes_written: int
+
+class _Refused(asyncio.Protocol):
+    """A connection beyond the limit."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 class IscsiServer:
     """Serves logical units to initiators. Made and used on a running event loop."""
 
     def __init__(self) -> None:
+        loop = asyncio.get_running_loop()
         self._node = Node()
+        self._shared = Shared(time.monotonic_ns, Budget(ALL_HELD_BYTES, loop.call_soon))
+        self._buffer = ReceiveBuffer()
         self._servers: list[asyncio.Server] = []
         self._streams: set[Stream] = set()
+        self._logging_in: dict[Stream, None] = {}
+        self._by_session: dict[int, Stream] = {}
+        self._connections = _connections_allowed()
         self._ticking: asyncio.TimerHandle | None = None
 
-    async def listen(self, host: str, port: int) -> tuple[str, int]:
+    async def listen(self, host: str, port: int, *, portal_group: int = 1) -> tuple[str, int]:
         """Open a portal, IPv4 or IPv6; port 0 takes a free one. Returns its address.
 
         Raises `PortInUseError`, `AddressError`.
         """
         loop = asyncio.get_running_loop()
+        accept = partial(self._accept, portal_group)
         try:
-            server = await loop.create_server(self._accept, host, port, backlog=128)
+            server = await loop.create_server(accept, host, port, backlog=512)
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUseError(f"{portal_name(host, port)} is in use") from None
             raise AddressError(f"cannot listen on {portal_name(host, port)}: {error.strerror}") from None
         address: tuple[str, int] = server.sockets[0].getsockname()[:2]
         self._servers.append(server)
-        if address[0] not in ("0.0.0.0", "::"):
-            self._node.portals.append(portal_name(*address))
+        self._node.portals.append((portal_name(*address), portal_group))
         if self._ticking is None:
             self._ticking = loop.call_later(TICK_S, self._tick)
         return address
 
+    # Targets, LUNs, who may see them.
+
     def add_target(self, name: str, luns: Mapping[int, LogicalUnit]) -> None:
         """Raises `TargetNameError`, `TargetExistsError`, `ConfigError`."""
         self._node.add_target(name, dict(luns))
+        for unit in luns.values():
+            self._adopt(unit)
 
     async def remove_target(self, name: str, *, grace_s: float = 10.0) -> None:
         """Refuse new sessions of a target, end those it has. Raises `NoSuchTargetError`."""
         target = self._node.remove_target(name)
-        await self._end([stream for stream in self._streams if stream.target is target], grace_s)
+        await self._end(target.sessions, grace_s)
 
     def set_lun(self, name: str, lun: int, unit: LogicalUnit | None) -> None:
         """Show `unit` as a LUN of a target, or nothing. Raises `NoSuchTargetError`, `ConfigError`."""
-        self._node.set_lun(name, lun, unit)
+        changed = self._node.set_lun(name, lun, unit)
+        if unit is not None:
+            self._adopt(unit)
+        _tell_inventory(changed)
+
+    def set_access(self, access: Access, *, grace_s: float = 10.0) -> None:
+        """Change who may log in and see what. Sessions that are no longer allowed are ended."""
+        change = self._node.set_access(access)
+        for stream in self._streams_of(change.refused):
+            stream.stop(grace_s)
+        _tell_inventory(change.changed)
+
+    # Sessions.
 
     def sessions(self) -> list[SessionStatus]:
         """Every normal session."""
-        return [_status(session) for session in self._node.sessions()]
+        now = time.monotonic_ns(), time.time_ns()
+        return [status_of(session, *now) for session in self._node.sessions()]
+
+    def latency(self, unit: LogicalUnit) -> Histogram:
+        """How long the commands of all initiators to a logical unit took, since it is served."""
+        return latency_of(unit, self._shared, self._node.sessions())
+
+    async def disconnect(self, session_id: int, *, grace_s: float = 10.0) -> None:
+        """Ask the initiator of a session to log out, and drop it if it does not. Nothing keeps it from
+        coming back. Raises `NoSuchSessionError`.
+        """
+        session = self._node.session(session_id)
+        if session is None:
+            raise NoSuchSessionError(f"there is no session {session_id}")
+        await self._end([session], grace_s)
 
     async def close(self, grace_s: float = 10.0) -> None:
         """Accept nobody and nothing more, let commands in flight finish for at most `grace_s`, then close."""
@@ -92,27 +143,70 @@ class IscsiServer:
             self._ticking = None
         for server in self._servers:
             server.close()
-        await self._end(list(self._streams), grace_s)
+        await _stopped(list(self._streams), grace_s)
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
         self._node.portals.clear()
 
-    async def _end(self, streams: list[Stream], grace_s: float) -> None:
-        for stream in streams:
-            stream.stop()
-        try:
-            async with asyncio.timeout(grace_s):
-                for stream in streams:
-                    await stream.closed.wait()
-        except TimeoutError:
-            for stream in streams:
-                stream.abort()
+    async def _end(self, sessions: Iterable[Session], grace_s: float) -> None:
+        await _stopped(self._streams_of(sessions), grace_s)
 
-    def _accept(self) -> Stream:
-        stream = Stream(self._node, self._streams.discard, refused=len(self._streams) >= CONNECTIONS)
+    def _streams_of(self, sessions: Iterable[Session]) -> list[Stream]:
+        ours = (self._by_session.get(session.tsih) for session in sessions)
+        return [stream for stream in ours if stream is not None]
+
+    # What logical units tell.
+
+    def _adopt(self, unit: LogicalUnit) -> None:
+        unit.attention = partial(self._attention, unit)
+        unit.abort_tasks = partial(self._abort_tasks, unit)
+
+    def _attention(self, unit: LogicalUnit, nexus: Nexus, sense: Sense) -> None:
+        """What an initiator should know before it sends its next command. (That the LUNs changed is told once
+        for all of them.)
+        """
+        session = self._shared.by_nexus.get(nexus)
+        if session is None or sense.code != CAPACITY_CHANGED.code:
+            return
+        for lun, shown in nexus.luns.items():
+            if shown is unit:
+                field = int.from_bytes(encode_lun(lun), "big")
+                session.tell(SCSI_EVENT, lun=field, sense=sense.encode())
+
+    def _abort_tasks(self, unit: LogicalUnit, nexus: Nexus, then: Callable[[], None]) -> None:
+        session = self._shared.by_nexus.get(nexus)
+        if session is None:
+            then()
+        else:
+            abort_for(session, unit, then)
+
+    # Connections.
+
+    def _accept(self, portal_group: int) -> asyncio.BaseProtocol:
+        if len(self._streams) >= self._connections:
+            return _Refused()
+        if len(self._logging_in) >= LOGINS:
+            next(iter(self._logging_in)).abort()
+        connect = partial(self._connect, portal_group)
+        stream = Stream(connect, self._buffer, self._shared.budget, self._logged_in, self._gone)
         self._streams.add(stream)
+        self._logging_in[stream] = None
         return stream
+
+    def _connect(self, portal_group: int, peer: str, local: str, flush: Callable[[], None]) -> Connection:
+        return Connection(self._node, peer, local, flush, portal_group, self._shared)
+
+    def _logged_in(self, stream: Stream) -> None:
+        self._logging_in.pop(stream, None)
+        if stream.session is not None:
+            self._by_session[stream.session.tsih] = stream
+
+    def _gone(self, stream: Stream) -> None:
+        self._streams.discard(stream)
+        self._logging_in.pop(stream, None)
+        if stream.session is not None and self._by_session.get(stream.session.tsih) is stream:
+            del self._by_session[stream.session.tsih]
 
     def _tick(self) -> None:
         for stream in list(self._streams):
@@ -120,13 +214,25 @@ class IscsiServer:
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
 
-def _status(session: Session) -> SessionStatus:
-    return SessionStatus(
-        session.initiator,
-        session.target.name if session.target else "",
-        session.peer,
-        session.commands,
-        session.outstanding,
-        session.bytes_read,
-        session.bytes_written,
-    )
+async def _stopped(streams: list[Stream], grace_s: float) -> None:
+    for stream in streams:
+        stream.stop(grace_s)
+    for stream in streams:
+        await stream.closed.wait()
+
+
+def _tell_inventory(sessions: Iterable[Session]) -> None:
+    for session in sessions:
+        for unit in set(session.nexus.luns.values()):
+            unit.luns_changed(session.nexus)
+        session.tell(SCSI_EVENT, sense=REPORTED_LUNS_CHANGED.encode())
+
+
+def _connections_allowed() -> int:
+    """`CONNECTIONS`, or fewer where the process may not open so many files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = CONNECTIONS + _OTHER_FILES
+    if soft < wanted:
+        soft = min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    return min(CONNECTIONS, max(soft - _OTHER_FILES, soft // 2))

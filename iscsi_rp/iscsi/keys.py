@@ -10,6 +10,7 @@ LOGIN_DATA_BYTES: Final = 8192
 "The same while logging in, by RFC 7143 13.12."
 _MAX_BURST_BYTES: Final = 1 << 20
 _FIRST_BURST_BYTES: Final = 64 << 10
+_OUTSTANDING_R2T: Final = 4
 _LENGTHS: Final = (512, (1 << 24) - 1)
 
 REJECT: Final = "Reject"
@@ -64,8 +65,8 @@ def _and(theirs: bool, ours: bool) -> bool:
 
 
 NEGOTIATED: Final[dict[str, _Rule]] = {
-    "HeaderDigest": _choose("None"),
-    "DataDigest": _choose("None"),
+    "HeaderDigest": _choose("CRC32C", "None"),
+    "DataDigest": _choose("CRC32C", "None"),
     "MaxConnections": _number(1, 65535, min, 1),
     "InitialR2T": _boolean(_or, False),
     "ImmediateData": _boolean(_and, True),
@@ -73,7 +74,7 @@ NEGOTIATED: Final[dict[str, _Rule]] = {
     "FirstBurstLength": _number(*_LENGTHS, min, _FIRST_BURST_BYTES),
     "DefaultTime2Wait": _number(0, 3600, max, 0),
     "DefaultTime2Retain": _number(0, 3600, min, 0),
-    "MaxOutstandingR2T": _number(1, 65535, min, 1),
+    "MaxOutstandingR2T": _number(1, 65535, min, _OUTSTANDING_R2T),
     "DataPDUInOrder": _boolean(_or, True),
     "DataSequenceInOrder": _boolean(_or, True),
     "ErrorRecoveryLevel": _number(0, 2, min, 0),
@@ -98,6 +99,12 @@ class Parameters:
     first_burst_bytes: int = 64 << 10
     initial_r2t: bool = True
     immediate_data: bool = True
+    max_outstanding_r2t: int = 1
+    "R2Ts of one command that may wait for their data at once."
+    header_digest: bool = False
+    "CRC32C over the header and what is added to it, in every PDU of the full feature phase."
+    data_digest: bool = False
+    "The same over each data segment."
 
     def take(self, key: str, value: str) -> str | None:
         """Take what the initiator offers or declares; the answer, or None where none is due."""
@@ -124,3 +131,9 @@ class Parameters:
             self.initial_r2t = value == "Yes"
         elif key == "ImmediateData":
             self.immediate_data = value == "Yes"
+        elif key == "MaxOutstandingR2T":
+            self.max_outstanding_r2t = int(value)
+        elif key == "HeaderDigest":
+            self.header_digest = value == "CRC32C"
+        elif key == "DataDigest":
+            self.data_digest = value == "CRC32C"

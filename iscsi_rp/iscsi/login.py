@@ -11,9 +11,10 @@ from iscsi_rp.iscsi.keys import (
     REJECT,
     Parameters,
 )
-from iscsi_rp.iscsi.node import PORTAL_GROUP, Node, NoSuchTargetError, Target
+from iscsi_rp.iscsi.node import Node, NoSuchTargetError, Target
 from iscsi_rp.iscsi.pdu import CONTINUE, FINAL, Header, Numbers, ProtocolError, login_response
 from iscsi_rp.iscsi.text import TEXT_BYTES, decode_text, encode_text
+from iscsi_rp.scsi.task import TargetPort
 
 SECURITY: Final = 0
 OPERATIONAL: Final = 1
@@ -48,10 +49,14 @@ class Login:
     """
 
     node: Node
+    portal_group: int = 1
+    "Of the portal that the initiator came to."
     done: bool = False
     initiator: str = ""
     target: Target | None = None
     "None in a discovery session."
+    auth: str = "none"
+    "How the initiator proved who it is."
     isid: int = 0
     tsih: int = 0
     cid: int = 0
@@ -61,6 +66,11 @@ class Login:
     _stage: int = -1
     _text: bytearray = field(default_factory=bytearray)
     _declared: bool = False
+
+    @property
+    def port(self) -> TargetPort | None:
+        """The target port of the session; None in a discovery session."""
+        return self.target.port(self.portal_group) if self.target is not None else None
 
     def receive(self, header: Header, data: Buffer) -> bytes:
         """The answer to a Login Request. Raises `LoginRefusedError`, for which `refusal` is the answer."""
@@ -110,7 +120,7 @@ class Login:
             self._identify(pairs)
         answers: list[tuple[str, str]] = []
         if first and self.target is not None:
-            answers.append(("TargetPortalGroupTag", str(PORTAL_GROUP)))
+            answers.append(("TargetPortalGroupTag", str(self.portal_group)))
         if stage == OPERATIONAL and not self._declared:
             self._declared = True
             answers.append(("MaxRecvDataSegmentLength", str(MAX_RECV_DATA_BYTES)))
@@ -136,7 +146,7 @@ class Login:
 
     def _identify(self, pairs: dict[str, str]) -> None:
         """Who wants what: names and session type stand in the first request (RFC 7143 6.3)."""
-        self.initiator = pairs.get("InitiatorName", "")
+        self.initiator = pairs.get("InitiatorName", "").lower()
         if not 0 < len(self.initiator.encode()) <= 223:
             raise LoginRefusedError(MISSING_PARAMETER, "InitiatorName is missing.")
         kind = pairs.get("SessionType", "Normal")
@@ -152,7 +162,9 @@ class Login:
             raise LoginRefusedError(NOT_FOUND, error.message) from None
 
     def _finish(self) -> None:
-        if self.node.full:
+        identity = (self.initiator, self.isid, self.portal_group)
+        replaces = self.target is not None and self.node.same_session(self.target, *identity)
+        if self.node.full and not replaces:
             raise LoginRefusedError(OUT_OF_RESOURCES, "There are too many sessions.")
         self.tsih = self.node.new_tsih()
         self.done = True

@@ -6,8 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.iscsi.keys import NOT_UNDERSTOOD, REJECT, Parameters
-from iscsi_rp.iscsi.node import PORTAL_GROUP, Node, Target
+from iscsi_rp.iscsi.keys import NOT_UNDERSTOOD, REJECT
+from iscsi_rp.iscsi.login import Login
 from iscsi_rp.iscsi.pdu import CONTINUE, FINAL, NO_TAG, Header, Numbers, ProtocolError, text_response
 from iscsi_rp.iscsi.text import TEXT_BYTES, Pairs, decode_text, encode_text
 
@@ -18,9 +18,10 @@ _TTT: Final = 1
 class TextExchange:
     """The text negotiations of one session, one after the other."""
 
-    def __init__(self, node: Node, target: Target | None, local: str, parameters: Parameters) -> None:
+    def __init__(self, login: Login, local: str) -> None:
         """`local`: the address that the initiator connected to, as SendTargets shows it."""
-        self._node, self._target, self._local, self._parameters = node, target, local, parameters
+        self._node, self._initiator, self._target = login.node, login.initiator, login.target
+        self._local, self._portal_group, self._parameters = local, login.portal_group, login.parameters
         self._request = bytearray()
         self._response = b""
 
@@ -59,17 +60,14 @@ class TextExchange:
 
     def _send_targets(self, which: str) -> Pairs:
         """All in a discovery session; in a normal one its own target, by name or the empty value."""
-        if self._target is not None:
-            names = [self._target.name] if which in ("", self._target.name) else []
-        elif which == "All":
-            names = self._node.names()
-        else:
-            names = [name for name in self._node.names() if name == which]
-        if which == "All" and self._target is not None:
+        if which == ("All" if self._target is not None else ""):
             return [("SendTargets", REJECT)]
-        portals = [self._local] + [portal for portal in self._node.portals if portal != self._local]
+        names = [self._target.name] if self._target is not None else self._node.targets_of(self._initiator)
+        if which not in ("", "All"):
+            names = [name for name in names if name.lower() == which.lower()]
+        addresses = self._node.addresses(self._local, self._portal_group)
         found: Pairs = []
         for name in names:
             found.append(("TargetName", name))
-            found += [("TargetAddress", f"{portal},{PORTAL_GROUP}") for portal in portals]
+            found += [("TargetAddress", address) for address in addresses]
         return found

@@ -31,7 +31,7 @@ def test_login_in_both_stages() -> None:
     assert keys["MaxBurstLength"] == "4096"
     assert keys["X-mine"] == NOT_UNDERSTOOD
     assert keys["InitialR2T"] == "No"
-    assert keys["DataDigest"] == "Reject"
+    assert keys["DataDigest"] == "CRC32C"
     assert link.connection.session is not None
     assert answer.head[14:16] != b"\0\0"
 
