@@ -14,8 +14,8 @@ and comes back untouched.
 
 `submit(batch, done)` starts a batch. `done(results)` is called on the event loop, from inside `submit` or
 later, once or several times, until every tag of the batch was reported exactly once, as `(tag, result)`:
-`result` is the data for a READ, None for another operation that succeeded, and an `IoError` for one that
-failed. `submit` itself does not raise.
+`result` is the data for a READ, what `pack_runs` makes for a MAP, None for another operation that succeeded,
+and an `IoError` for one that failed. `submit` itself does not raise.
 
 Promises of every device:
 
@@ -23,11 +23,14 @@ Promises of every device:
   all writes here.)
 * A READ submitted after a write was reported done sees that write.
 * A FLUSH that succeeds has made every write that was reported done before the FLUSH was submitted durable.
+* A MAP tells which parts of its range take space; what does not reads as zeros. It covers at least the first
+  block, and says of what it does not know that it takes space.
 * ZERO and UNMAP both read back as zeros. UNMAP gives the space back where the device can.
 * `data` is valid only until `submit` returns: a device that needs it longer copies it. The buffer of a READ's
   result belongs to the receiver.
 """
 
+import struct
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol, TypeAlias
 
@@ -38,8 +41,9 @@ WRITE: Final = 1
 ZERO: Final = 2
 UNMAP: Final = 3
 FLUSH: Final = 4
+MAP: Final = 5
 
-OP_NAMES: Final = ("read", "write", "zero", "unmap", "flush")
+OP_NAMES: Final = ("read", "write", "zero", "unmap", "flush", "map")
 
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Io: TypeAlias = tuple[int, int, int, Buffer | None, bool, Any]
@@ -71,6 +75,18 @@ class BusyError(IoError):
 
 Result: TypeAlias = Buffer | IoError | None
 Done: TypeAlias = Callable[[Sequence[tuple[Any, Result]]], None]
+
+
+def pack_runs(lengths: Sequence[int]) -> bytes:
+    """The result of a MAP: lengths in bytes from the offset on, by turns of what takes space, 0 if nothing
+    does there, and of what does not.
+    """
+    return struct.pack(f">{len(lengths)}Q", *lengths)
+
+
+def unpack_runs(result: Buffer) -> tuple[int, ...]:
+    """The lengths of `pack_runs`."""
+    return struct.unpack(f">{len(result) // 8}Q", result)
 
 
 class BlockDevice(Protocol):

@@ -14,6 +14,7 @@ from iscsi_rp.appliance.access_log import AccessLog
 from iscsi_rp.appliance.image_cache import CHUNK_BYTES, ImageCache
 from iscsi_rp.device import (
     FLUSH,
+    MAP,
     READ,
     WRITE,
     BusyError,
@@ -23,6 +24,7 @@ from iscsi_rp.device import (
     MediumError,
     ProtectedError,
     Result,
+    pack_runs,
 )
 from iscsi_rp.errors import Error
 
@@ -86,6 +88,8 @@ class ImageDevice:
             op, offset, length, data, fua, tag = io
             if op == READ and (cached := self._cached(offset, length)) is not None:
                 report.append((tag, cached))
+            elif op == MAP:
+                report.append((tag, pack_runs((length,))))
             elif op == FLUSH and self._log is None:
                 report.append((tag, None))
             elif op not in (READ, FLUSH) and (reason := self.read_only_reason):

@@ -4,6 +4,7 @@ What is fast runs on the event loop: a read that the cache can serve (`RWF_NOWAI
 which copies into the cache. What may take long runs in threads:
 
 * a read that the cache cannot serve, in a few reader threads (`readahead` says why not by the kernel's own);
+* a MAP, in the same threads;
 * a FLUSH, one `fdatasync` at a time: all that came while one ran are served together by the next;
 * FUA, ZERO and UNMAP, in the one writer thread, a FIFO.
 
@@ -31,6 +32,7 @@ from iscsi_rp.block.store import PUNCH_HOLE, ZERO_RANGE, StoreSizeError, falloca
 from iscsi_rp.clock import monotonic_s
 from iscsi_rp.device import (
     FLUSH,
+    MAP,
     READ,
     UNMAP,
     WRITE,
@@ -43,6 +45,7 @@ from iscsi_rp.device import (
     ProtectedError,
     Result,
     SpaceError,
+    pack_runs,
 )
 
 SLOW_S: Final = 0.01
@@ -54,6 +57,8 @@ QUEUED_IOS: Final = 4096
 QUEUED_BYTES: Final = 64 << 20
 "Copied data that may wait in the FIFO; a write beyond it fails with `BusyError`."
 _ZEROS: Final = bytes(1 << 20)
+_RUNS: Final = 64
+"The most that a MAP tells at once."
 
 _Report: TypeAlias = list[tuple[Any, Result]]
 
@@ -124,6 +129,9 @@ class FileDevice:
                 elif self._admit(0, tag, report):
                     ahead = self._readahead.window(offset, length)
                     self._run(self._readers, partial(self._read_all, io, ahead), 1, 0, done)
+            elif op == MAP:
+                if self._admit(0, tag, report):
+                    self._run(self._readers, partial(self._map, io), 1, 0, done)
             elif op == FLUSH:
                 if self._admit(0, tag, report):
                     self._flush_waiting.append((tag, done))
@@ -266,6 +274,26 @@ class FileDevice:
             os.posix_fadvise(self._fd, *ahead, os.POSIX_FADV_WILLNEED)
         return [(io[5], self._read(io[1], io[2]))]
 
+    def _map(self, io: Io) -> _Report:
+        """Holes of the file are what takes no space (lseek(2), SEEK_HOLE)."""
+        _, offset, length, _, _, tag = io
+        end, block = offset + length, self._block_size
+        lengths: list[int] = []
+        at = offset
+        try:
+            while at < end and len(lengths) < _RUNS:
+                data = max(at, min(_seek(self._fd, at, os.SEEK_DATA) // block * block, end))
+                if data > at or lengths:
+                    lengths += [0, data - at] if not lengths else [data - at]
+                at = data
+                if at < end:
+                    hole = min(-(-_seek(self._fd, at, os.SEEK_HOLE) // block) * block, end)
+                    lengths.append(hole - at)
+                    at = hole
+        except OSError:
+            lengths = [length]
+        return [(tag, pack_runs(lengths))]
+
     def _apply_all(self, ios: list[Io]) -> _Report:
         return [(io[5], self._apply(io)) for io in ios]
 
@@ -302,6 +330,16 @@ class FileDevice:
             except OSError as error:
                 self._sync_error = _io_error(error)
         return self._sync_error
+
+
+def _seek(fd: int, offset: int, whence: int) -> int:
+    """Where data, or a hole, begins at or behind `offset`; beyond any device when there is no more."""
+    try:
+        return os.lseek(fd, offset, whence)
+    except OSError as error:
+        if error.errno == errno.ENXIO:
+            return 1 << 63
+        raise
 
 
 def _sleeps() -> int:

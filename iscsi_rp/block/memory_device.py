@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from iscsi_rp.device import FLUSH, READ, WRITE, Done, Io, Result
+from iscsi_rp.device import FLUSH, MAP, READ, WRITE, Done, Io, Result, pack_runs
 
 
 class MemoryDevice:
@@ -30,6 +30,8 @@ class MemoryDevice:
             result: Result = None
             if op == READ:
                 result = self._data[offset : offset + length]
+            elif op == MAP:
+                result = pack_runs((length,))
             elif op != FLUSH:
                 self._data[offset : offset + length] = (
                     data if op == WRITE and data is not None else bytes(length)

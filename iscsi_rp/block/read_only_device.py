@@ -1,8 +1,11 @@
-"""A layer that lets reads and flushes through and fails everything else with `ProtectedError`."""
+"""A layer that lets through what changes nothing and fails everything else with `ProtectedError`."""
 
 from collections.abc import Sequence
+from typing import Final
 
-from iscsi_rp.device import FLUSH, READ, BlockDevice, Done, Io, ProtectedError
+from iscsi_rp.device import FLUSH, MAP, READ, BlockDevice, Done, Io, ProtectedError
+
+_ALLOWED: Final = (READ, FLUSH, MAP)
 
 
 class ReadOnlyDevice:
@@ -22,8 +25,8 @@ class ReadOnlyDevice:
         return True
 
     def submit(self, batch: Sequence[Io], done: Done) -> None:
-        allowed = [io for io in batch if io[0] in (READ, FLUSH)]
+        allowed = [io for io in batch if io[0] in _ALLOWED]
         if len(allowed) < len(batch):
-            done([(io[5], ProtectedError()) for io in batch if io[0] not in (READ, FLUSH)])
+            done([(io[5], ProtectedError()) for io in batch if io[0] not in _ALLOWED])
         if allowed:
             self._below.submit(allowed, done)

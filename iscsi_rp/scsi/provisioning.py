@@ -2,8 +2,8 @@
 
 from typing import Final
 
-from iscsi_rp.device import UNMAP, WRITE, ZERO
-from iscsi_rp.scsi.blocks import checked_range
+from iscsi_rp.device import MAP, UNMAP, WRITE, ZERO, Result, unpack_runs
+from iscsi_rp.scsi.blocks import checked_range, data_of
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.holds import Operation
 from iscsi_rp.scsi.sense import (
@@ -16,6 +16,7 @@ from iscsi_rp.scsi.sense import (
 from iscsi_rp.scsi.task import Task
 
 _ANCHOR, _UNMAP, _NDOB = 0x10, 0x08, 0x01
+_MAPPED, _DEALLOCATED = 0, 1
 _CHUNK: Final = 1 << 20
 
 
@@ -70,10 +71,23 @@ def unmap(task: Task) -> None:
 
 
 def get_lba_status(task: Task) -> None:
-    """GET LBA STATUS (SBC-4 5.6): all is mapped, as far as a `BlockDevice` can tell."""
-    unit, lba = task.unit, uint(task.cdb, 2, 8)
+    """GET LBA STATUS (SBC-4 5.6): what takes space in the store is mapped, the rest deallocated."""
+    unit, lba, block = task.unit, uint(task.cdb, 2, 8), task.unit.device.block_size
     if lba >= unit.size_blocks:
         raise CheckCondition(LBA_OUT_OF_RANGE)
-    blocks = min(unit.size_blocks - lba, 0xFFFF_FFFF)
-    descriptor = lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + bytes(4)
-    task.good(((4 + len(descriptor)).to_bytes(4, "big") + bytes(4) + descriptor)[: uint(task.cdb, 10, 4)])
+
+    def known(results: list[Result]) -> None:
+        at = lba
+        descriptors = b""
+        for index, length in enumerate(unpack_runs(data_of(results[0]))):
+            blocks = min(length // block, 0xFFFF_FFFF)
+            if blocks:
+                status = _DEALLOCATED if index % 2 else _MAPPED
+                descriptors += at.to_bytes(8, "big") + blocks.to_bytes(4, "big") + bytes((status, 0, 0, 0))
+            if blocks < length // block:
+                break
+            at += blocks
+        head = (4 + len(descriptors)).to_bytes(4, "big") + bytes(4)
+        task.good((head + descriptors)[: uint(task.cdb, 10, 4)])
+
+    task.io([(MAP, lba * block, (unit.size_blocks - lba) * block, None, False)], known)

@@ -5,7 +5,7 @@ blocks is split.
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from iscsi_rp.device import FLUSH, READ, BlockDevice, Done, Io, NotReadyError, Result
+from iscsi_rp.device import FLUSH, READ, UNMAP, BlockDevice, Done, Io, NotReadyError, Result
 
 if TYPE_CHECKING:
     from iscsi_rp.splitter.group import GroupSplitter
@@ -48,10 +48,12 @@ class SplitDevice:
             op = io[0]
             if op == READ:
                 reads.append(io)
+            elif op <= UNMAP:
+                writes.append(io)
             elif op == FLUSH:
                 self._flush(io[5], done)
             else:
-                writes.append(io)
+                reads.append(io)
         if reads:
             self.store.submit(reads, done)
         if writes:

@@ -21,6 +21,7 @@ from iscsi_rp.block import (
 )
 from iscsi_rp.device import (
     FLUSH,
+    MAP,
     READ,
     UNMAP,
     WRITE,
@@ -32,6 +33,8 @@ from iscsi_rp.device import (
     ProtectedError,
     Result,
     SpaceError,
+    pack_runs,
+    unpack_runs,
 )
 
 SIZE = 8 << 20
@@ -119,6 +122,39 @@ def test_zero_and_unmap_read_back_as_zeros(
         assert await run(device, (op, 512, 2 << 20, None, True)) == [None]
         (data,) = await run(device, read(0, 3 << 20))
         assert data == b"a" * 512 + bytes(2 << 20) + b"a" * ((1 << 20) - 512)
+
+    with_device(store, work)
+
+
+@pytest.mark.parametrize("begin", [0, 1 << 20])
+def test_map_tells_what_takes_space(store: Path, begin: int) -> None:
+    async def work(device: FileDevice) -> None:
+        everything = (MAP, 0, SIZE, None, False)
+        assert [unpack_runs(one) for one in await run(device, everything)] == [(0, SIZE)]  # type: ignore[arg-type]
+        await run(device, write(begin, b"a" * (2 << 20)), write(6 << 20, b"b" * (2 << 20)))
+        (result,) = await run(device, everything)
+        assert isinstance(result, bytes)
+        hole = (0, begin) if begin else ()
+        assert unpack_runs(result) == (*hole, 2 << 20, (4 << 20) - begin, 2 << 20)
+        await run(device, (UNMAP, 7 << 20, 1 << 20, None, False))
+        (result,) = await run(device, (MAP, (6 << 20) + 512, (2 << 20) - 512, None, False))
+        assert isinstance(result, bytes)
+        assert unpack_runs(result) == ((1 << 20) - 512, 1 << 20)
+
+    with_device(store, work)
+
+
+def test_map_says_that_all_takes_space_where_the_store_cannot_tell(
+    store: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unsupported(*_: int) -> int:
+        raise OSError(errno.EINVAL, "not here")
+
+    async def work(device: FileDevice) -> None:
+        monkeypatch.setattr(os, "lseek", unsupported)
+        (result,) = await run(device, (MAP, 512, 1024, None, False))
+        monkeypatch.undo()
+        assert result == pack_runs((1024,))
 
     with_device(store, work)
 
