@@ -161,7 +161,7 @@ def test_errors_of_the_device_become_sense() -> None:
 
 def test_software_write_protect_lasts_until_reset() -> None:
     unit, nexus = unit_over(RecordingDevice())
-    page = bytes([0x0A, 0x0A, 0, 0x10, 0x08, 0x40]).ljust(12, b"\0")
+    page = bytes([0x0A, 0x0A, 0x02, 0x10, 0x08, 0x40]).ljust(12, b"\0")
     assert execute(unit, nexus, bytes([0x15, 0x10, 0, 0, 16]), bytes(4) + page)[0] == 0
     write = bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 1])
     assert execute(unit, nexus, write, ALL_ONES)[1][2] == 0x07
