@@ -9,8 +9,6 @@ from uuid import uuid4
 from iscsi_rp.control.database import Database
 from iscsi_rp.errors import ConflictError, NotFoundError
 
-SCHEMA_VERSION: Final = 1
-
 _SCHEMA: Final = """
 CREATE TABLE cluster (cluster_id TEXT NOT NULL);
 CREATE TABLE consistency_group (
@@ -75,7 +73,7 @@ class Catalogue:
     @classmethod
     def open(cls, path: Path) -> Self:
         """See `Database.open` for the errors."""
-        return cls(Database.open(path, _SCHEMA, SCHEMA_VERSION))
+        return cls(Database.open(path, (_SCHEMA,)))
 
     def close(self) -> None:
         self._database.close()

@@ -2,7 +2,7 @@
 
 import sqlite3
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Self
@@ -23,8 +23,9 @@ class Database:
         self._lock = threading.Lock()
 
     @classmethod
-    def open(cls, path: Path, schema: str, version: int) -> Self:
-        """Makes it with `schema`, a script, where there is none.
+    def open(cls, path: Path, steps: Sequence[str]) -> Self:
+        """Makes it where there is none, and brings an older one up to date. Step n, a script, makes schema
+        version n of version n - 1; one that was released is never changed.
 
         ConflictError: another process has it. ConfigError: it is newer. CatalogueError: it is damaged.
         """
@@ -35,13 +36,13 @@ class Database:
             raise CatalogueError(f"cannot open {path}: {error}") from error
         database = cls(connection, path)
         try:
-            database._prepare(schema, version)
+            database._prepare(steps)
         except BaseException:
             connection.close()
             raise
         return database
 
-    def _prepare(self, schema: str, version: int) -> None:
+    def _prepare(self, steps: Sequence[str]) -> None:
         try:
             # Held for as long as it is open: two daemons on one state directory would undo each other's work.
             self._connection.execute("PRAGMA locking_mode = EXCLUSIVE")
@@ -50,9 +51,9 @@ class Database:
             self._connection.execute("PRAGMA foreign_keys = ON")
             self._connection.executescript("BEGIN IMMEDIATE; COMMIT")
             (found,) = self._connection.execute("PRAGMA user_version").fetchone()
-            if found == 0:
+            for version, step in enumerate(steps[found:], start=found + 1):
                 self._connection.executescript(
-                    f"BEGIN IMMEDIATE; {schema}; PRAGMA user_version = {version}; COMMIT"
+                    f"BEGIN IMMEDIATE; {step}; PRAGMA user_version = {version}; COMMIT"
                 )
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
@@ -63,9 +64,9 @@ class Database:
             raise CatalogueError(f"{self._path}: {error}") from error
         except sqlite3.DatabaseError as error:
             raise CatalogueError(f"{self._path} is damaged, or no catalogue: {error}") from error
-        if found > version:
+        if found > len(steps):
             raise ConfigError(
-                f"{self._path} has schema version {found}, and this iscsi-rp knows {version} at most",
+                f"{self._path} has schema version {found}, and this iscsi-rp knows {len(steps)} at most",
                 hint="Run the version of iscsi-rp that last used this state directory, or a newer one.",
             )
 
