@@ -15,6 +15,8 @@ _LENGTHS: Final = (512, (1 << 24) - 1)
 
 REJECT: Final = "Reject"
 NOT_UNDERSTOOD: Final = "NotUnderstood"
+ANSWERS: Final = frozenset({REJECT, NOT_UNDERSTOOD, "Irrelevant"})
+"Values that nobody may offer (RFC 7143 6.2)."
 
 _Rule: TypeAlias = Callable[[str], str]
 
@@ -118,13 +120,18 @@ class Parameters:
         if rule is None:
             return NOT_UNDERSTOOD
         answer = rule(value)
-        if answer != REJECT:
-            self._agree(key, answer)
+        if answer == REJECT:
+            return REJECT
+        if key == "FirstBurstLength":
+            # It may not exceed MaxBurstLength (RFC 7143 13.14).
+            answer = str(min(int(answer), self.max_burst_bytes))
+        self._agree(key, answer)
         return answer
 
     def _agree(self, key: str, value: str) -> None:
         if key == "MaxBurstLength":
             self.max_burst_bytes = int(value)
+            self.first_burst_bytes = min(self.first_burst_bytes, self.max_burst_bytes)
         elif key == "FirstBurstLength":
             self.first_burst_bytes = int(value)
         elif key == "InitialR2T":

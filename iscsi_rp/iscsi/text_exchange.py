@@ -6,7 +6,8 @@ from collections.abc import Callable
 from typing import Final
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.iscsi.keys import NOT_UNDERSTOOD, REJECT
+from iscsi_rp.iscsi.chap import SECURITY_KEYS
+from iscsi_rp.iscsi.keys import NEGOTIATED, NOT_UNDERSTOOD, REJECT
 from iscsi_rp.iscsi.login import Login
 from iscsi_rp.iscsi.pdu import CONTINUE, FINAL, NO_TAG, Header, Numbers, ProtocolError, text_response
 from iscsi_rp.iscsi.text import TEXT_BYTES, Pairs, decode_text, encode_text
@@ -44,6 +45,9 @@ class TextExchange:
         part, self._response = self._response[:limit], self._response[limit:]
         if self._response:
             return text_response(header, CONTINUE, _TTT, numbers(), part)
+        if not header.flags & FINAL:
+            # The initiator has more to say, and only it may end the exchange (RFC 7143 11.11.1).
+            return text_response(header, 0, _TTT, numbers(), part)
         return text_response(header, FINAL, NO_TAG, numbers(), part)
 
     def _answers(self, pairs: Pairs) -> Pairs:
@@ -54,7 +58,9 @@ class TextExchange:
             elif key == "MaxRecvDataSegmentLength":
                 if self._parameters.take(key, value) == REJECT:
                     answers.append((key, REJECT))
-            else:
+            elif key in NEGOTIATED or key in SECURITY_KEYS:
+                answers.append((key, REJECT))  # Only while logging in.
+            elif key != "InitiatorAlias":
                 answers.append((key, NOT_UNDERSTOOD))
         return answers
 
