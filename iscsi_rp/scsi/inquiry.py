@@ -5,6 +5,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Final
 
 from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.copy_format import third_party_copy_page
 from iscsi_rp.scsi.sense import invalid_field
 from iscsi_rp.scsi.task import Nexus, Task
 
@@ -43,9 +44,9 @@ def absent_inquiry() -> bytes:
 
 def _standard(unit: "LogicalUnit") -> bytes:
     who = unit.identity
-    # HISUP and response format 2; TPGS, implicit and explicit; MULTIP; CMDQUE.
+    # HISUP and response format 2; TPGS, implicit and explicit; 3PC; MULTIP; CMDQUE.
     multiple_ports = 0x10 if len(unit.port_groups.relative_ids) > 1 else 0
-    head = bytes((0, 0, _SPC_4, 0x12, 0, 0x30, multiple_ports, 0x02))
+    head = bytes((0, 0, _SPC_4, 0x12, 0, 0x38, multiple_ports, 0x02))
     names = _text(who.vendor, 8) + _text(who.product, 16) + _text(who.revision, 4)
     data = bytearray((head + names).ljust(96, b"\0"))
     struct.pack_into(f">{len(_VERSIONS)}H", data, 58, *_VERSIONS)
@@ -118,6 +119,10 @@ def _ports(unit: "LogicalUnit", nexus: Nexus) -> bytes:
     return described
 
 
+def _third_party_copy(unit: "LogicalUnit", nexus: Nexus) -> bytes:
+    return third_party_copy_page()
+
+
 def _block_limits(unit: "LogicalUnit", nexus: Nexus) -> bytes:
     limits = unit.limits
     return _BLOCK_LIMITS.pack(
@@ -164,6 +169,7 @@ _PAGES: Final[dict[int, Callable[["LogicalUnit", Nexus], bytes]]] = {
     0x86: _extended,
     0x87: _mode_page_policy,
     0x88: _ports,
+    0x8F: _third_party_copy,
     0xB0: _block_limits,
     0xB1: _characteristics,
     0xB2: _provisioning,

@@ -15,9 +15,11 @@ from iscsi_rp.scsi.access import PortState
 from iscsi_rp.scsi.alua import AccessState, PortGroups
 from iscsi_rp.scsi.attentions import EXEMPT, Attentions
 from iscsi_rp.scsi.cdb import FAST, FUA
+from iscsi_rp.scsi.copy import Copies
 from iscsi_rp.scsi.holds import Holds
 from iscsi_rp.scsi.identity import Identity
 from iscsi_rp.scsi.inquiry import absent_inquiry
+from iscsi_rp.scsi.log import READ_ERRORS, WRITE_ERRORS, ErrorCounters
 from iscsi_rp.scsi.mode import ModePages
 from iscsi_rp.scsi.opcodes import WITH_SERVICE_ACTION, Opcode, find
 from iscsi_rp.scsi.persistent import Registrant
@@ -90,7 +92,9 @@ class LogicalUnit:
         block = device.block_size
         self.device, self.identity, self.thin = device, identity, thin
         self.holds = Holds(device)
+        self.copies = Copies()
         self.mode = ModePages()
+        self.errors = ErrorCounters()
         self.size_blocks = device.size // block
         self.blocks_per_physical = max(1, physical_block_size // block)
         self.limits = Limits(
@@ -124,6 +128,7 @@ class LogicalUnit:
         """The session of `nexus` is over: no command of it follows."""
         if self.reservations.reserved_by is nexus:
             self.reservations.drop()
+        self.copies.forget(nexus)
         self._attentions.forget(nexus)
         self._open.discard(nexus)
 
@@ -131,6 +136,7 @@ class LogicalUnit:
         """LOGICAL UNIT RESET, which `by` asked for: mode pages go back to their defaults, a SCSI-2
         reservation ends, every other nexus is told. (Aborting tasks is the transport's.)
         """
+        self.copies.stop(None)
         self.mode.reset()
         self.reservations.drop()
         self.establish(BUS_DEVICE_RESET, but=by)
@@ -267,7 +273,7 @@ class LogicalUnit:
                 raise CheckCondition(INVALID_FIELD_IN_CDB._replace(field=1) if known else INVALID_OPCODE)
             self.admit(task.nexus, row)
             row.serve(task)
-        except (CheckCondition, ReservationConflict) as error:
+        except (CheckCondition, ReservationConflict, IoError) as error:
             task.end(error)
 
     def admit(self, nexus: Nexus, row: Opcode) -> None:
@@ -283,6 +289,12 @@ class LogicalUnit:
         if row.changes_blocks and self.write_protected:
             raise CheckCondition(WRITE_PROTECTED)
 
+    def admit_as(self, nexus: Nexus, code: int) -> None:
+        """As `admit`, for the part of another command that is like the command of an opcode."""
+        row = find(bytes((code,)))
+        assert row is not None
+        self.admit(nexus, row)
+
     def _report(self, done: CommandsDone, results: Sequence[tuple[Any, Result]]) -> None:
         """The device's answers to the short way's operations, as completions."""
         completions: list[Completion] = []
@@ -290,6 +302,7 @@ class LogicalUnit:
             if result is None:
                 completions.append((tag, GOOD, b"", length))
             elif isinstance(result, IoError):
+                self.errors.count(result, READ_ERRORS if reading else WRITE_ERRORS)
                 descriptor = self.mode.descriptor_sense
                 completions.append((tag, *failure(result, reading=reading, descriptor=descriptor), 0))
             else:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.scsi import alua, blocks, inquiry, mode, primary, provisioning, reservations, writes
+from iscsi_rp.scsi import alua, blocks, copy, inquiry, log, mode, primary, provisioning, reservations, writes
 from iscsi_rp.scsi.access import PortState, Reserved
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.persistent import Action
@@ -41,9 +41,11 @@ _RANGE_12: Final = "ff ff ff ff ff ff ff ff 00 00"
 _LBA_16: Final = "ff ff ff ff ff ff ff ff "
 _RANGE_16: Final = "ff ff ff ff ff ff ff ff ff ff ff ff 00 00"
 
+_COPY: Final = "{} 00 00 00 00 00 00 00 ff ff ff ff 00 00"
 _VARIABLE_LENGTH: Final = 0x7F
 _MEDIUM_S: Final = 30
 _QUICK_S: Final = 10
+_LONG_S: Final = 600
 
 
 def _row(
@@ -162,6 +164,7 @@ _ROWS: Final = (
     _about(0x17, "RELEASE (6)", reservations.release, "00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x1A, "MODE SENSE (6)", mode.mode_sense, "08 ff ff ff 00", Reserved.CONFLICT),
     _row(0x1B, "START STOP UNIT", primary.start_stop_unit, "01 00 0f f7 00", Reserved.OWN_RULES),
+    _row(0x1D, "SEND DIAGNOSTIC", primary.send_diagnostic, "14 00 00 00 00", Reserved.CONFLICT),
     _row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", primary.prevent_allow, "00 00 00 03 00", Reserved.OWN_RULES),
     _row(0x25, "READ CAPACITY (10)", blocks.read_capacity_10, "00 ff ff ff ff 00 00 00 00", Reserved.ALLOWED),
     _reads(0x28, "READ (10)", blocks.read, "f8" + _RANGE_10),
@@ -172,12 +175,28 @@ _ROWS: Final = (
     _row(0x35, "SYNCHRONIZE CACHE (10)", blocks.synchronize_cache, "02" + _RANGE_10, Reserved.CONFLICT),
     _writes(0x41, "WRITE SAME (10)", provisioning.write_same, "e8" + _RANGE_10),
     _writes(0x42, "UNMAP", provisioning.unmap, "00 00 00 00 00 00 ff ff 00"),
+    _about(0x4C, "LOG SELECT", log.log_select, "02 ff 00 00 00 00 00 00 00", Reserved.CONFLICT),
+    _about(0x4D, "LOG SENSE", log.log_sense, "00 ff ff 00 ff ff ff ff 00"),
     _about(0x55, "MODE SELECT (10)", mode.mode_select, "11 00 00 00 00 00 ff ff 00", Reserved.CONFLICT),
     _about(0x56, "RESERVE (10)", reservations.reserve, "00 00 00 00 00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x57, "RELEASE (10)", reservations.release, "00 00 00 00 00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x5A, "MODE SENSE (10)", mode.mode_sense, "18 ff ff 00 00 00 ff ff 00", Reserved.CONFLICT),
     *(_persistent_in(action) for action in reservations.PERSISTENT_IN),
     *(_persistent_out(action) for action in Action),
+    _writes(
+        0x83, "EXTENDED COPY (LID1)", copy.extended_copy, _COPY.format("00 00"), action=0, timeout_s=_LONG_S
+    ),
+    *(
+        _about(
+            0x84,
+            f"RECEIVE COPY {name} (LID1)",
+            copy.receive_copy_results,
+            _COPY.format(f"{action:02x} ff"),
+            Reserved.CONFLICT,
+            action=action,
+        )
+        for action, name in ((0, "STATUS"), (3, "OPERATING PARAMETERS"), (4, "FAILURE DETAILS"))
+    ),
     _reads(0x88, "READ (16)", blocks.read, "f8" + _RANGE_16),
     _writes(0x89, "COMPARE AND WRITE", writes.compare_and_write, "f8" + _LBA_16 + "00 00 00 ff 00 00"),
     _writes(0x8A, "WRITE (16)", writes.write, "f8" + _RANGE_16),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from iscsi_rp.device import READ, Buffer, BusyError, IoError, Result
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.holds import Entry, Operation
+from iscsi_rp.scsi.log import page_of
 from iscsi_rp.scsi.sense import (
     CHECK_CONDITION,
     GOOD,
@@ -76,11 +77,11 @@ class Task:
     error.
     """
 
-    __slots__ = ("_done", "_hold", "_tag", "cdb", "data", "nexus", "unit")
+    __slots__ = ("_done", "_hold", "cdb", "data", "nexus", "tag", "unit")
 
     def __init__(self, unit: LogicalUnit, nexus: Nexus, command: Command, done: CommandsDone) -> None:
         self.unit, self.nexus = unit, nexus
-        self._tag, cdb, data = command
+        self.tag, cdb, data = command
         # A handler may look at both after the device answered, when the caller's buffers are gone.
         self.cdb, self.data = bytes(cdb), b"" if data is None else bytes(data)
         self._done = done
@@ -89,20 +90,20 @@ class Task:
     def good(self, data: Buffer = b"", *, transfer_bytes: int | None = None) -> None:
         """Answer GOOD with data-in; `transfer_bytes` where the CDB asked for another number of bytes."""
         transfer = len(data) if transfer_bytes is None else transfer_bytes
-        self._answer((self._tag, GOOD, data, transfer))
+        self._answer((self.tag, GOOD, data, transfer))
 
     def fail(self, sense: Sense) -> None:
         """Answer CHECK CONDITION."""
         sense_data = sense.encode(descriptor=self.unit.mode.descriptor_sense)
-        self._answer((self._tag, CHECK_CONDITION, sense_data, 0))
+        self._answer((self.tag, CHECK_CONDITION, sense_data, 0))
 
     def end(self, error: Error) -> None:
         """Answer what a handler raised."""
         if isinstance(error, ReservationConflict):
-            self._answer((self._tag, RESERVATION_CONFLICT, b"", 0))
+            self._answer((self.tag, RESERVATION_CONFLICT, b"", 0))
         elif isinstance(error, IoError):
             descriptor = self.unit.mode.descriptor_sense
-            self._answer((self._tag, *failure(error, reading=False, descriptor=descriptor), 0))
+            self._answer((self.tag, *failure(error, reading=False, descriptor=descriptor), 0))
         else:
             assert isinstance(error, CheckCondition)
             self.fail(error.sense)
@@ -140,9 +141,10 @@ class Task:
     ) -> None:
         for (op, *_), result in zip(operations, results, strict=True):
             if isinstance(result, IoError):
+                self.unit.errors.count(result, page_of(self.cdb[0], op))
                 descriptor = self.unit.mode.descriptor_sense
                 status, sense = failure(result, reading=op == READ, descriptor=descriptor)
-                self._answer((self._tag, status, sense, 0))
+                self._answer((self.tag, status, sense, 0))
                 return
         try:
             then(results)

@@ -9,6 +9,7 @@ from iscsi_rp.block import MemoryDevice, ReadOnlyDevice
 from iscsi_rp.device import UNMAP, WRITE, ZERO, Done, Io, NotReadyError
 from iscsi_rp.scsi import Identity, LogicalUnit, Nexus, serve_absent
 from iscsi_rp.scsi.opcodes import TABLE, WITH_SERVICE_ACTION
+from tests.unit.scsi.test_copy import copy_list, segment, target
 
 NAA = bytes.fromhex("6001405000000000000000000000001a")
 BLOCK = 512
@@ -46,6 +47,11 @@ def execute(unit: LogicalUnit, nexus: Nexus, cdb: bytes, data: bytes | None = No
     return status, bytes(payload), transfer
 
 
+COPY = copy_list([target(NAA)], [segment(0, 8, 1)])
+LIST_BYTES = {0x42: 24, 0x83: len(COPY)}
+"Of opcodes whose length is that of a parameter list."
+
+
 def cdbs(code: int) -> list[bytes]:
     """CDBs of an opcode that could do something: every service action, with a length of one."""
     found = []
@@ -55,7 +61,7 @@ def cdbs(code: int) -> list[bytes]:
             cdb[0], cdb[1] = code, action | flags
             group = code >> 5
             at = {0: 4, 1: 8, 2: 8, 5: 9}.get(group, 13)
-            cdb[at] = 24 if code == 0x42 else 1
+            cdb[at] = LIST_BYTES.get(code, 1)
             found.append(bytes(cdb))
     return found
 
@@ -65,6 +71,7 @@ DATA = (
     bytes(BLOCK),
     b"\x5a" * BLOCK + ALL_ONES,
     b"\0\x16\0\x10" + bytes(4) + bytes(8) + b"\0\0\0\x02" + bytes(4),
+    COPY,
 )
 
 
