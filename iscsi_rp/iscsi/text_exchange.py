@@ -25,14 +25,18 @@ class TextExchange:
         self._local, self._portal_group, self._parameters = local, login.portal_group, login.parameters
         self._request = bytearray()
         self._response = b""
+        self._open = False
 
     def receive(self, header: Header, data: Buffer, numbers: Callable[[], Numbers]) -> bytes:
         """The answer to a Text Request. Raises `ProtocolError`."""
         if header.word20 == NO_TAG:
             self._request.clear()
             self._response = b""
-        elif header.word20 != _TTT:
+        elif header.word20 != _TTT or not self._open:
             raise ProtocolError("A text request names no exchange of ours.")
+        elif self._response and (data or header.flags & CONTINUE):
+            raise ProtocolError("Text comes before our answer was complete.")
+        self._open = True
         self._request += data
         if len(self._request) > TEXT_BYTES:
             raise ProtocolError("The text is too long.")
@@ -48,6 +52,7 @@ class TextExchange:
         if not header.flags & FINAL:
             # The initiator has more to say, and only it may end the exchange (RFC 7143 11.11.1).
             return text_response(header, 0, _TTT, numbers(), part)
+        self._open = False
         return text_response(header, FINAL, NO_TAG, numbers(), part)
 
     def _answers(self, pairs: Pairs) -> Pairs:
