@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from iscsi_rp.device import FLUSH, READ
 from iscsi_rp.scsi.access import Reserved
 from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.holds import Operation
 from iscsi_rp.scsi.sense import NO_SENSE, invalid_field
 from iscsi_rp.scsi.task import Task
 
@@ -47,6 +48,19 @@ def start_stop_unit(task: Task) -> None:
     starts = task.cdb[4] & 0xF1 == 0x01
     task.unit.reservations.admit(task.nexus, Reserved.ALLOWED if starts else Reserved.CONFLICT)
     task.io([(FLUSH, 0, 0, None, False)], lambda _: task.good())
+
+
+def send_diagnostic(task: Task) -> None:
+    """The default self-test: the first and the last block can be read (SPC-4 6.42)."""
+    if task.cdb[1] & ~0x14:
+        raise invalid_field(1)
+    if task.cdb[3] or task.cdb[4]:
+        raise invalid_field(3)  # no diagnostic page can be sent
+    if not task.cdb[1] & 0x04:
+        return task.good()
+    block, size = task.unit.device.block_size, task.unit.device.size
+    ends: list[Operation] = [(READ, at, block, None, False) for at in (0, size - block)]
+    return task.io(ends, lambda _: task.good())
 
 
 def prevent_allow(task: Task) -> None:

@@ -77,16 +77,12 @@ def test_each_event_is_told_to_whom_it_concerns() -> None:
 
 
 def test_a_grown_device_is_served_and_told() -> None:
-    class Growing(MemoryDevice):
-        def grow(self) -> None:
-            self._data += bytes(BLOCK)
-
-    device = Growing(8 * BLOCK)
+    device = MemoryDevice(8 * BLOCK)
     unit = make_unit(device)
     host = Host(unit)
     behind = bytes((0x28, 0, 0, 0, 0, 8, 0, 0, 1, 0))
     assert host.do(behind).sense == (5, 0x21, 0)
-    device.grow()
+    device.grown(9 * BLOCK)
     unit.capacity_changed()
     assert host.attention() == (0x2A, 9)
     assert host.good(bytes((0x25,)))[:4] == (8).to_bytes(4, "big")
