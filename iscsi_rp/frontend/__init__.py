@@ -1,5 +1,6 @@
 """How commands arrive: the embedded iSCSI server."""
 
-from iscsi_rp.frontend.iscsi_server import AddressError, IscsiServer, PortInUseError, SessionStatus
+from iscsi_rp.frontend.iscsi_server import AddressError, IscsiServer, NoSuchSessionError, PortInUseError
+from iscsi_rp.frontend.status import SessionStatus
 
-__all__ = ["AddressError", "IscsiServer", "PortInUseError", "SessionStatus"]
+__all__ = ["AddressError", "IscsiServer", "NoSuchSessionError", "PortInUseError", "SessionStatus"]

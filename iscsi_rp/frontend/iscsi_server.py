@@ -5,16 +5,16 @@ Everything runs on one event loop. A portal accepts, a `Stream` moves the bytes,
 
 import asyncio
 import errno
-import resource
 import time
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from typing import Final
 
 from iscsi_rp.errors import ConfigError, ConflictError, NotFoundError
-from iscsi_rp.frontend.iscsi_stream import ReceiveBuffer, Stream, portal_name
+from iscsi_rp.frontend.iscsi_stream import Stream, portal_name
+from iscsi_rp.frontend.iscsi_streams import Streams
 from iscsi_rp.frontend.status import SessionStatus, latency_of, status_of
-from iscsi_rp.iscsi import Access, Connection, Node, Session
+from iscsi_rp.iscsi import Access, Node, Session
 from iscsi_rp.iscsi.budget import ALL_HELD_BYTES, Budget
 from iscsi_rp.iscsi.latency import Histogram
 from iscsi_rp.iscsi.pdu import SCSI_EVENT
@@ -24,12 +24,6 @@ from iscsi_rp.scsi import LogicalUnit, Nexus
 from iscsi_rp.scsi.primary import encode_lun
 from iscsi_rp.scsi.sense import CAPACITY_CHANGED, REPORTED_LUNS_CHANGED, Sense
 
-CONNECTIONS: Final = 2304
-"Connections at once, logged in or not; one more is closed as soon as it is accepted."
-LOGINS: Final = 256
-"Connections that have not logged in; with one more the oldest of them is dropped."
-_OTHER_FILES: Final = 512
-"File descriptors that connections leave to the rest of the process."
 TICK_S: Final = 15.0
 "An initiator silent for two ticks is asked for a sign of life; silent for four it is dropped."
 
@@ -46,14 +40,6 @@ class NoSuchSessionError(NotFoundError):
     """There is no session of this number."""
 
 
-class _Refused(asyncio.Protocol):
-    """A connection beyond the limit."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
-        transport.abort()
-
-
 class IscsiServer:
     """Serves logical units to initiators. Made and used on a running event loop."""
 
@@ -61,12 +47,8 @@ class IscsiServer:
         loop = asyncio.get_running_loop()
         self._node = Node()
         self._shared = Shared(time.monotonic_ns, Budget(ALL_HELD_BYTES, loop.call_soon))
-        self._buffer = ReceiveBuffer()
+        self._streams = Streams(self._node, self._shared)
         self._servers: list[asyncio.Server] = []
-        self._streams: set[Stream] = set()
-        self._logging_in: dict[Stream, None] = {}
-        self._by_session: dict[int, Stream] = {}
-        self._connections = _connections_allowed()
         self._ticking: asyncio.TimerHandle | None = None
 
     async def listen(self, host: str, port: int, *, portal_group: int = 1) -> tuple[str, int]:
@@ -75,9 +57,10 @@ class IscsiServer:
         Raises `PortInUseError`, `AddressError`.
         """
         loop = asyncio.get_running_loop()
-        accept = partial(self._accept, portal_group)
         try:
-            server = await loop.create_server(accept, host, port, backlog=512)
+            server = await loop.create_server(
+                partial(Stream, self._streams, portal_group), host, port, backlog=512
+            )
         except OSError as error:
             if error.errno == errno.EADDRINUSE:
                 raise PortInUseError(f"{portal_name(host, port)} is in use") from None
@@ -112,7 +95,7 @@ class IscsiServer:
     def set_access(self, access: Access, *, grace_s: float = 10.0) -> None:
         """Change who may log in and see what. Sessions that are no longer allowed are ended."""
         change = self._node.set_access(access)
-        for stream in self._streams_of(change.refused):
+        for stream in self._streams.of(change.refused):
             stream.stop(grace_s)
         _tell_inventory(change.changed)
 
@@ -143,18 +126,14 @@ class IscsiServer:
             self._ticking = None
         for server in self._servers:
             server.close()
-        await _stopped(list(self._streams), grace_s)
+        await _stopped(self._streams.all(), grace_s)
         for server in self._servers:
             await server.wait_closed()
         self._servers.clear()
         self._node.portals.clear()
 
     async def _end(self, sessions: Iterable[Session], grace_s: float) -> None:
-        await _stopped(self._streams_of(sessions), grace_s)
-
-    def _streams_of(self, sessions: Iterable[Session]) -> list[Stream]:
-        ours = (self._by_session.get(session.tsih) for session in sessions)
-        return [stream for stream in ours if stream is not None]
+        await _stopped(self._streams.of(sessions), grace_s)
 
     # What logical units tell.
 
@@ -181,35 +160,8 @@ class IscsiServer:
         else:
             abort_for(session, unit, then)
 
-    # Connections.
-
-    def _accept(self, portal_group: int) -> asyncio.BaseProtocol:
-        if len(self._streams) >= self._connections:
-            return _Refused()
-        if len(self._logging_in) >= LOGINS:
-            next(iter(self._logging_in)).abort()
-        connect = partial(self._connect, portal_group)
-        stream = Stream(connect, self._buffer, self._shared.budget, self._logged_in, self._gone)
-        self._streams.add(stream)
-        self._logging_in[stream] = None
-        return stream
-
-    def _connect(self, portal_group: int, peer: str, local: str, flush: Callable[[], None]) -> Connection:
-        return Connection(self._node, peer, local, flush, portal_group, self._shared)
-
-    def _logged_in(self, stream: Stream) -> None:
-        self._logging_in.pop(stream, None)
-        if stream.session is not None:
-            self._by_session[stream.session.tsih] = stream
-
-    def _gone(self, stream: Stream) -> None:
-        self._streams.discard(stream)
-        self._logging_in.pop(stream, None)
-        if stream.session is not None and self._by_session.get(stream.session.tsih) is stream:
-            del self._by_session[stream.session.tsih]
-
     def _tick(self) -> None:
-        for stream in list(self._streams):
+        for stream in self._streams.all():
             stream.tick()
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
@@ -226,13 +178,3 @@ def _tell_inventory(sessions: Iterable[Session]) -> None:
         for unit in set(session.nexus.luns.values()):
             unit.luns_changed(session.nexus)
         session.tell(SCSI_EVENT, sense=REPORTED_LUNS_CHANGED.encode())
-
-
-def _connections_allowed() -> int:
-    """`CONNECTIONS`, or fewer where the process may not open so many files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = CONNECTIONS + _OTHER_FILES
-    if soft < wanted:
-        soft = min(wanted, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
-    return min(CONNECTIONS, max(soft - _OTHER_FILES, soft // 2))

@@ -1,58 +1,107 @@
 """The bytes of one iSCSI connection: received into one buffer, handled all at once, answered by one write."""
 
 import asyncio
+import math
 import socket
-from collections.abc import Callable
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
-from iscsi_rp.iscsi import PDU_BYTES, Connection, Node, Target
+from iscsi_rp.iscsi import PDU_BYTES, Connection, Session
+from iscsi_rp.iscsi.pdu import LOGOUT_REQUESTED
 
-_BUFFER_BYTES: Final = 1 << 20
-assert _BUFFER_BYTES >= 2 * PDU_BYTES
-_SEND_BYTES: Final = 4 << 20
+if TYPE_CHECKING:
+    from iscsi_rp.frontend.iscsi_streams import Streams
+
+BUFFER_BYTES: Final = 1 << 20
+assert BUFFER_BYTES >= 2 * PDU_BYTES
+_SEND_BYTES: Final = 1 << 20
 "Answers that may wait for an initiator that does not read; beyond it nothing more is received from it."
 LOGIN_S: Final = 15.0
 "A connection that has not logged in by then is dropped."
+LOGOUT_S: Final = 1.0
+"How long an initiator may take to log out when it is asked to."
+
+
+class ReceiveBuffer:
+    """The one buffer that all streams receive into: what is received is handled before anything else runs.
+
+    What a stream leaves in it, the beginning of a PDU, stays there until another stream needs the buffer.
+    """
+
+    def __init__(self) -> None:
+        self.view = memoryview(bytearray(BUFFER_BYTES))
+        self._user: Stream | None = None
+
+    def give_to(self, stream: "Stream") -> bool:
+        """True when another stream had it, which has taken what it left with it."""
+        if self._user is stream:
+            return False
+        if self._user is not None:
+            self._user.leave_buffer()
+        self._user = stream
+        return True
+
+    def give_up(self, stream: "Stream") -> None:
+        """The stream is closed."""
+        if self._user is stream:
+            self._user = None
 
 
 class Stream(asyncio.BufferedProtocol):
     """The shell around a `Connection`. It ends by itself; `closed` tells when."""
 
-    def __init__(self, node: Node, forget: Callable[["Stream"], None], *, refused: bool) -> None:
-        self._node, self._forget, self._refused = node, forget, refused
+    def __init__(self, streams: "Streams", portal_group: int) -> None:
+        self._streams, self._portal_group = streams, portal_group
+        self._buffer = streams.buffer
         self.closed = asyncio.Event()
-        self._buffer = bytearray(_BUFFER_BYTES if not refused else 1)
-        self._view = memoryview(self._buffer)
+        self._view = memoryview(b"")
         self._begin = self._end = 0
-        self._congested = self._paused = self._stopping = False
+        self._unsent_bytes = 0
+        self._congested = self._paused = self._again = self._draining = False
+        self._stopping: asyncio.TimerHandle | None = None
 
     @property
-    def target(self) -> Target | None:
-        session = self._connection.session
-        return session.target if session is not None else None
+    def session(self) -> Session | None:
+        return self._connection.session
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         names = (transport.get_extra_info(end) or ("", 0) for end in ("peername", "sockname"))
         peer, local = (portal_name(*name[:2]) for name in names)
-        self._connection = Connection(self._node, peer, local, self._flush)
-        if self._refused:
-            transport.abort()
-            return
+        node, shared = self._streams.node, self._streams.shared
+        self._connection = Connection(node, peer, local, self._flush, self._portal_group, shared)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=_SEND_BYTES)
-        self._deadline = asyncio.get_running_loop().call_later(LOGIN_S, self._check_login)
+        self._loop = asyncio.get_running_loop()
+        self._deadline = self._loop.call_later(LOGIN_S, self._check_login)
+        self._streams.opened(self)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._connection.close()
-        if not self._refused:
-            self._deadline.cancel()
-        self._forget(self)
+        self._deadline.cancel()
+        if self._stopping is not None:
+            self._stopping.cancel()
+        self._buffer.give_up(self)
+        self._view = memoryview(b"")
+        self._begin = self._end = 0
+        self._count_unsent(0)
         self.closed.set()
+        self._streams.gone(self)
+
+    # What comes in.
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._buffer.give_to(self) or BUFFER_BYTES - self._end < PDU_BYTES:
+            left = self._end - self._begin
+            view = self._buffer.view
+            view[:left] = self._view[self._begin : self._end]
+            self._view, self._begin, self._end = view, 0, left
         return self._view[self._end :]
+
+    def leave_buffer(self) -> None:
+        """Another stream needs the buffer: keep what is left of ours."""
+        self._view = memoryview(bytes(self._view[self._begin : self._end]))
+        self._begin, self._end = 0, len(self._view)
 
     def buffer_updated(self, nbytes: int) -> None:
         self._end += nbytes
@@ -61,62 +110,34 @@ class Stream(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         return False
 
-    def pause_writing(self) -> None:
-        self._congested = True
-
-    def resume_writing(self) -> None:
-        self._congested = False
-        self._handle()
-
-    def stop(self) -> None:
-        """Receive nothing more; close when the commands in flight are answered."""
-        self._stopping = True
-        self._pause(True)
-        self._close_if_idle()
-
-    def abort(self) -> None:
-        self._connection.close()
-        self._transport.abort()
-
-    def tick(self) -> None:
-        session = self._connection.session
-        if session is not None and not session.tick():
-            self.abort()
-
-    def _check_login(self) -> None:
-        if self._connection.session is None:
-            self.abort()
-
     def _handle(self) -> None:
         """Handle what has arrived, send what there is to say, make room for more."""
         connection = self._connection
-        while self._begin < self._end and not (self._congested or connection.over or self._stopping):
+        logging_in = connection.session is None
+        if self._begin < self._end and not (self._congested or self._draining):
             taken = connection.receive(self._view[self._begin : self._end])
             self._begin += taken
             self._send()
-            if not taken:
-                break
-        if self._begin == self._end:
-            self._begin = self._end = 0
-        elif self._begin and len(self._buffer) - self._end < PDU_BYTES:
-            self._view[: self._end - self._begin] = self._view[self._begin : self._end]
-            self._begin, self._end = 0, self._end - self._begin
-        self._pause(self._congested or connection.blocked or self._stopping)
+            if logging_in and connection.session is not None:
+                self._deadline.cancel()
+                self._streams.logged_in(self)
+            if self._begin == self._end:
+                self._begin = self._end = 0
+            elif taken:
+                # There may be more that is complete; others have their turn before.
+                self._handle_again()
+        full = self._end - self._begin > BUFFER_BYTES - PDU_BYTES
+        self._pause(self._congested or self._draining or full or connection.blocked)
 
-    def _flush(self) -> None:
-        """Answers that came from a device, later. They may let more be received."""
-        self._send()
-        if self._begin < self._end or self._paused:
+    def _handle_again(self) -> None:
+        if not self._again:
+            self._again = True
+            self._loop.call_soon(self._handle_rest)
+
+    def _handle_rest(self) -> None:
+        self._again = False
+        if not self._transport.is_closing():
             self._handle()
-        if self._stopping:
-            self._close_if_idle()
-
-    def _send(self) -> None:
-        out = self._connection.take_out()
-        if out:
-            self._transport.writelines(out)
-        if self._connection.over:
-            self._transport.close()
 
     def _pause(self, pause: bool) -> None:
         if pause == self._paused or self._transport.is_closing():
@@ -127,11 +148,83 @@ class Stream(asyncio.BufferedProtocol):
         else:
             self._transport.resume_reading()
 
+    # What goes out.
+
+    def pause_writing(self) -> None:
+        self._congested = True
+
+    def resume_writing(self) -> None:
+        self._congested = False
+        self._count_unsent(0)
+        self._handle()
+
+    def _flush(self) -> None:
+        """Answers that came from a device, later. They may let more be received."""
+        self._send()
+        if self._paused:
+            self._handle_again()
+        if self._draining:
+            self._close_if_idle()
+
+    def _send(self) -> None:
+        out = self._connection.take_out()
+        if out:
+            self._transport.writelines(out)
+            if self._congested:
+                self._count_unsent(self._transport.get_write_buffer_size())
+        if self._connection.over:
+            self._transport.close()
+
+    def _count_unsent(self, unsent_bytes: int) -> None:
+        """What nobody reads is a part of what all sessions may hold."""
+        more, self._unsent_bytes = unsent_bytes - self._unsent_bytes, unsent_bytes
+        if more > 0:
+            self._streams.shared.budget.take(more)
+        elif more < 0:
+            self._streams.shared.budget.give_back(-more)
+
+    # The end.
+
+    def stop(self, grace_s: float) -> None:
+        """Ask the initiator to log out; if it does not, receive nothing more and close when the commands in
+        flight are answered, or at the end of the grace in any case.
+        """
+        session = self._connection.session
+        if self._stopping is not None:
+            return None
+        if session is None or session.over:
+            return self.abort()
+        logout_s = min(LOGOUT_S, grace_s / 2)
+        session.tell(LOGOUT_REQUESTED, seconds=math.ceil(logout_s))
+        self._stopping = self._loop.call_later(logout_s, self._drain, grace_s - logout_s)
+        return None
+
+    def _drain(self, grace_s: float) -> None:
+        self._draining = True
+        self._stopping = self._loop.call_later(grace_s, self.abort)
+        self._pause(True)
+        self._close_if_idle()
+
+    def abort(self) -> None:
+        self._connection.close()
+        self._transport.abort()
+
+    def tick(self) -> None:
+        """An initiator that we do not listen to, because its commands wait for a device, is not silent."""
+        session = self._connection.session
+        if session is None or (self._paused and not self._congested):
+            return
+        if not session.tick():
+            self.abort()
+
+    def _check_login(self) -> None:
+        if self._connection.session is None:
+            self.abort()
+
     def _close_if_idle(self) -> None:
         session = self._connection.session
-        if session is None or not session.in_device:
-            self._connection.close()
-            self._transport.close()
+        if session is not None and not session.in_device and not session.over:
+            session.drop()
 
 
 def portal_name(host: str, port: int) -> str:

@@ -7,8 +7,9 @@ from collections.abc import Callable
 from typing import Final
 
 from iscsi_rp.device import Buffer
+from iscsi_rp.iscsi.digest import DIGEST_BYTES, intact, with_digests
 from iscsi_rp.iscsi.keys import LOGIN_DATA_BYTES, MAX_RECV_DATA_BYTES
-from iscsi_rp.iscsi.login import INITIATOR_ERROR, Login, LoginRefusedError
+from iscsi_rp.iscsi.login import INITIATOR_ERROR, WINDOW, Login, LoginRefusedError
 from iscsi_rp.iscsi.node import Node
 from iscsi_rp.iscsi.pdu import (
     HEADER,
@@ -18,27 +19,44 @@ from iscsi_rp.iscsi.pdu import (
     SCSI_COMMAND,
     Header,
     ProtocolError,
-    reject,
+    RejectedError,
+    extended_cdb,
 )
-from iscsi_rp.iscsi.session import Session
+from iscsi_rp.iscsi.session import Fields, Session
+from iscsi_rp.iscsi.shared import Shared
+from iscsi_rp.iscsi.tasks import HELD_BYTES
 
 _AHS_BYTES: Final = 255 * 4
-PDU_BYTES: Final = HEADER_BYTES + _AHS_BYTES + MAX_RECV_DATA_BYTES
+PDU_BYTES: Final = HEADER_BYTES + _AHS_BYTES + MAX_RECV_DATA_BYTES + 2 * DIGEST_BYTES
 "The longest PDU: a receive buffer must hold one."
+_PDUS: Final = WINDOW
+"Handled at a time, so that no connection keeps the others waiting for long."
 
-Fields = tuple[int, int, int, int, int, int, int, int, int, bytes]
+
+class _HeaderDigestError(ProtocolError):
+    """A header is damaged: not even its length, and so where the next one begins, can be trusted."""
 
 
 class Connection:
     """See the module's docstring."""
 
-    def __init__(self, node: Node, peer: str, local: str, flush: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        node: Node,
+        peer: str,
+        local: str,
+        flush: Callable[[], None],
+        portal_group: int = 1,
+        shared: Shared | None = None,
+    ) -> None:
         """`peer` and `local` are the addresses of both ends. `flush` is called when answers come while
-        nothing is being received: it must send them."""
-        self._node, self._peer, self._local, self._flush = node, peer, local, flush
-        self._login: Login | None = Login(node)
+        nothing is being received: it must send them. `portal_group` is that of the portal it came to."""
+        self._peer, self._local, self._flush = peer, local, flush
+        self._node, self._shared = node, shared or Shared()
+        self._login: Login | None = Login(node, portal_group)
         self._out: list[Buffer] = []
         self._over = False
+        self._header_digest = self._data_digest = False
         self.session: Session | None = None
 
     @property
@@ -53,25 +71,29 @@ class Connection:
 
     def take_out(self) -> list[Buffer]:
         """What is to be sent now."""
-        if self.session is None:
+        session = self.session
+        if session is None:
             out, self._out = self._out, []
-        else:
-            out, self.session.out = self.session.out, []
+            return out
+        out, session.out = session.out, []
+        if self._header_digest or self._data_digest:
+            out = with_digests(out, header=self._header_digest, data=self._data_digest)
+        if self._out:
+            # The last answer of the login: it has no digests yet.
+            out, self._out = self._out + out, []
         return out
 
     def receive(self, data: memoryview) -> int:
-        """Handle the complete PDUs in `data`; returns how many bytes of it are done with."""
-        at = 0
+        """Handle complete PDUs in `data`; returns how many bytes of it are done with. There may be more
+        complete ones in the rest: only when it returns 0 there is nothing that can be done now.
+        """
+        if self.over:
+            return 0
         try:
-            while not self.over:
-                taken = self._login_pdu(data[at:]) if self.session is None else self._pdus(data[at:])
-                at += taken
-                if not taken:
-                    break
+            return self._login_pdu(data) if self.session is None else self._pdus(data)
         except ProtocolError:
             self.close()
             return len(data)
-        return at
 
     def close(self) -> None:
         """The peer is gone, or has to go."""
@@ -102,42 +124,63 @@ class Connection:
         return total
 
     def _open_session(self, login: Login) -> None:
-        self.session = Session(login, self._node, self._peer, self._local, self._flush)
-        self.session.out = self._out
+        self.session = Session(login, self._shared, self._peer, self._local, self._flush)
         self._login = None
-        if login.target is None:
-            return
-        for old in list(login.target.sessions):
-            # Session reinstatement (RFC 7143 6.3.5).
-            if (old.initiator, old.isid) == (login.initiator, login.isid):
-                old.close()
-        login.target.sessions.add(self.session)
+        self._header_digest, self._data_digest = login.parameters.header_digest, login.parameters.data_digest
+        replaced = self._node.open_session(self.session)
+        if replaced is not None:
+            replaced.close()
 
     def _pdus(self, data: memoryview) -> int:
-        """All complete PDUs that the session may take, and their commands to the logical units."""
+        """Complete PDUs that the session may take, and their commands to the logical units."""
         session = self.session
         assert session is not None
+        if session.blocked:
+            return 0
         at, end = 0, len(data)
         unpack = HEADER.unpack_from
+        head_bytes = HEADER_BYTES + DIGEST_BYTES if self._header_digest else HEADER_BYTES
+        after_data = DIGEST_BYTES if self._data_digest else 0
         session.begin()
         try:
-            while end - at >= HEADER_BYTES and not session.blocked and not session.over:
+            for _ in range(_PDUS):
+                if end - at < head_bytes or session.held_bytes > HELD_BYTES or session.over:
+                    break
                 fields: Fields = unpack(data, at)
                 lengths = fields[3]
                 length = lengths & 0xFFFFFF
+                begin = at + head_bytes + (lengths >> 22 & 0x3FC)
+                following = begin + (length + 3 & ~3) + (after_data if length else 0)
+                if self._header_digest and begin <= end and not intact(data, at, begin - DIGEST_BYTES):
+                    raise _HeaderDigestError
                 if length > MAX_RECV_DATA_BYTES:
-                    session.out.append(reject(Header._make(fields), REJECT_PROTOCOL_ERROR, session.numbers()))
                     raise ProtocolError("A data segment is longer than was agreed.")
-                begin = at + HEADER_BYTES + (lengths >> 24) * 4
-                following = begin + (length + 3 & ~3)
                 if following > end:
                     break
                 segment = data[begin : begin + length]
-                if fields[0] & 0x3F == SCSI_COMMAND:
+                if after_data and length and not intact(data, begin, following - DIGEST_BYTES):
+                    session.damaged(Header._make(fields))
+                elif fields[0] & 0x3F != SCSI_COMMAND:
+                    session.receive(Header._make(fields), segment)
+                elif lengths <= 0xFFFFFF:
                     session.command(fields, segment)
                 else:
-                    session.receive(Header._make(fields), segment)
+                    additional = data[at + HEADER_BYTES : begin - head_bytes + HEADER_BYTES]
+                    self._extended(session, fields, additional, segment)
                 at = following
+        except ProtocolError as error:
+            if not isinstance(error, _HeaderDigestError):
+                session.reject(Header._make(fields), REJECT_PROTOCOL_ERROR)
+            raise
         finally:
             session.submit()
         return at
+
+    def _extended(self, session: Session, fields: Fields, additional: Buffer, data: Buffer) -> None:
+        """A command with additional header segments."""
+        try:
+            cdb = extended_cdb(fields[9], additional)
+        except RejectedError as error:
+            session.refuse(Header._make(fields), error.reason)
+        else:
+            session.command((*fields[:9], cdb), data)

@@ -1,134 +1,124 @@
 """A session in its full feature phase, on its one connection (RFC 7143 4.2, 11).
 
-`handlers` take the PDUs of one wake-up, in order; commands gather until `submit` hands them to their logical
-units in batches. Answers gather in `out`. Everything is bounded: commands by the CmdSN window, which opens by
-one with each command that ends; bytes by `blocked`, which asks the connection to leave the next PDU where it
-is.
+`command`, `data_out` and `receive` take the PDUs of one wake-up, between `begin` and `submit`. Everything is
+bounded: commands by the CmdSN window, which opens by one with each command that ends; bytes by `blocked`, at
+which the connection leaves the next PDU where it is.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from typing import Final
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.iscsi.keys import Parameters
+from iscsi_rp.iscsi.answers import WRAP
+from iscsi_rp.iscsi.latency import Latency
 from iscsi_rp.iscsi.login import WINDOW, Login
-from iscsi_rp.iscsi.node import Node
 from iscsi_rp.iscsi.pdu import (
-    DATA_IN,
     DATA_OUT,
     FINAL,
     IMMEDIATE,
     LOGOUT,
     NO_TAG,
     NOP_OUT,
-    PADDING,
-    READ_FLAG,
+    REJECT_DATA_DIGEST,
     REJECT_NOT_SUPPORTED,
+    REJECT_PROTOCOL_ERROR,
     REJECT_TASK_IN_PROGRESS,
     REJECT_TOO_MANY_IMMEDIATE,
-    SCSI_RESPONSE,
+    SESSION_DROPPED,
+    SNACK,
     TASK_MANAGEMENT,
     TEXT,
     WRITE_FLAG,
     Header,
-    Numbers,
     ProtocolError,
+    async_message,
     logout_response,
     nop_in,
     r2t,
-    reject,
 )
+from iscsi_rp.iscsi.shared import Shared
 from iscsi_rp.iscsi.task_management import Barrier, manage_tasks
+from iscsi_rp.iscsi.tasks import HELD_BYTES, Tasks
 from iscsi_rp.iscsi.text_exchange import TextExchange
 from iscsi_rp.iscsi.transfer import Transfer, Transfers
-from iscsi_rp.scsi import Command, Completion, LogicalUnit, Nexus, serve_absent
+from iscsi_rp.scsi import LogicalUnit
 from iscsi_rp.scsi.logical_unit import TRANSFER_BYTES
 from iscsi_rp.scsi.sense import CHECK_CONDITION, TASK_ABORTED
 
 _IMMEDIATE_EXTRA: Final = 16
-"Immediate commands beyond it; one more is rejected."
-HELD_BYTES: Final = 16 << 20
-"Data of commands that a device has; beyond it nothing more is received until some have ended."
-_WRAP: Final = 0xFFFF_FFFF
+"Immediate commands beyond the window; one more is rejected."
+_OUTSTANDING: Final = WINDOW + _IMMEDIATE_EXTRA
+_ASK_TICKS: Final = 2
+_SILENT_TICKS: Final = 4
+
+Fields = tuple[int, int, int, int, int, int, int, int, int, bytes]
+"Those of a `Header`."
 
 
-class Session:
+class Session(Tasks):
     """See the module's docstring."""
 
-    def __init__(self, login: Login, node: Node, peer: str, local: str, flush: Callable[[], None]) -> None:
-        """`flush` is called when answers appear in `out` outside of `handlers` and `submit`; it must send
-        them.
-        """
+    def __init__(
+        self, login: Login, shared: Shared, peer: str, local: str, flush: Callable[[], None]
+    ) -> None:
+        """`peer` and `local` are the addresses of both ends of its connection."""
+        super().__init__(login, shared, flush)
         self.initiator, self.target, self.isid = login.initiator, login.target, login.isid
-        self.tsih, self.cid, self.peer = login.tsih, login.cid, peer
-        self._parameters: Parameters = login.parameters
-        self._node, self._local, self._flush = node, local, flush
-        self._nexus = Nexus(login.initiator, login.target.luns if login.target else {})
-        self.out: list[Buffer] = []
-        self.over = False
-        "The connection is to be closed once `out` is sent."
-        self.commands = 0
-        self.bytes_read = self.bytes_written = 0
-        self._stat_sn, self._exp_cmd_sn = login.stat_sn, login.cmd_sn
-        self._max_cmd_sn = login.cmd_sn + WINDOW - 1 & _WRAP
-        # Of each command that its logical unit has: (opcode, flags, LUN, expected bytes).
-        self._tasks: dict[int, tuple[int, int, int, int]] = {}
-        self._transfers = Transfers()
-        self._gathered: dict[int, list[Command]] = {}
-        self._held_bytes = 0
-        self._receiving = False
-        self.barriers: list[Barrier] = []
+        self.tsih, self.cid, self.peer, self.local = login.tsih, login.cid, peer, local
+        self.portal_group, self.auth = login.portal_group, login.auth
+        self.parameters = login.parameters
+        self.since_ns = shared.clock()
+        self.node = login.node
+        self.functions = 0
+        "Task management functions that wait for commands to end."
+        self._transfers = Transfers(shared.budget)
+        self._aborted_ahead: set[int] = set()
+        "CmdSNs of commands that were aborted before they came; they count as received."
         self._last_ttt = 0
-        self._exchange = TextExchange(node, login.target, local, login.parameters)
-        self._silent_ticks = 0
+        self._exchange = TextExchange(login, local)
+        self._silent_ticks = self._stalled_ticks = 0
         self._handlers: dict[int, Callable[[Header, Buffer], None]] = {
             NOP_OUT: self._nop_out,
             TEXT: self._text,
             LOGOUT: self._logout,
         }
         if self.target is not None:
-            self._handlers |= {DATA_OUT: self._data_out, TASK_MANAGEMENT: self._task_management}
+            self._handlers[TASK_MANAGEMENT] = self._task_management
+        shared.by_nexus[self.nexus] = self
 
     @property
     def blocked(self) -> bool:
-        """The next PDU has to wait until commands have ended."""
-        return self._held_bytes > HELD_BYTES
+        """The next PDU has to wait until commands have ended, of this session or of others."""
+        if self.held_bytes > HELD_BYTES:
+            return True
+        if not self._shared.budget.spent:
+            return False
+        self._shared.budget.wait(self._wake)
+        return True
 
     @property
     def outstanding(self) -> int:
         """Commands that have not been answered, whether their data is there or not."""
         return len(self._tasks) + len(self._transfers)
 
-    @property
-    def in_device(self) -> int:
-        """Commands that a logical unit has."""
-        return len(self._tasks)
-
-    def numbers(self, *, advance: bool = True) -> Numbers:
-        numbers = Numbers(self._stat_sn, self._exp_cmd_sn, self._max_cmd_sn)
-        if advance:
-            self._stat_sn = self._stat_sn + 1 & _WRAP
-        return numbers
-
     # What comes in.
 
-    def command(
-        self, fields: tuple[int, int, int, int, int, int, int, int, int, bytes], data: Buffer
-    ) -> None:
+    def command(self, fields: Fields, data: Buffer) -> None:
         """A SCSI Command PDU: `fields` of its header, and its immediate data. Raises `ProtocolError`."""
         opcode, flags, _, _, lun, itt, expected, cmd_sn, _, cdb = fields
         self._silent_ticks = 0
-        if self.target is None:
-            return self._reject(Header._make(fields), REJECT_NOT_SUPPORTED)
         if not self._in_order(opcode, cmd_sn):
             return None
-        if itt in self._tasks or itt in self._transfers:
-            return self._reject(Header._make(fields), REJECT_TASK_IN_PROGRESS)
-        if self.outstanding >= WINDOW + _IMMEDIATE_EXTRA:
-            return self._reject(Header._make(fields), REJECT_TOO_MANY_IMMEDIATE)
+        tasks, transfers = self._tasks, self._transfers
+        if itt in tasks or itt in transfers:
+            return self._refuse(Header._make(fields), REJECT_TASK_IN_PROGRESS)
+        if len(tasks) + len(transfers) >= _OUTSTANDING:
+            return self._refuse(Header._make(fields), REJECT_TOO_MANY_IMMEDIATE)
+        if self.target is None:
+            return self._refuse(Header._make(fields), REJECT_NOT_SUPPORTED)
         self.commands += 1
         if not flags & WRITE_FLAG:
             self._gather(lun, itt, opcode, flags, expected, cdb, None)
@@ -141,33 +131,71 @@ class Session:
     def receive(self, header: Header, data: Buffer) -> None:
         """Any other PDU. Raises `ProtocolError`."""
         self._silent_ticks = 0
-        handler = self._handlers.get(header.opcode & 0x3F)
+        opcode = header.opcode & 0x3F
+        if opcode == DATA_OUT and self.target is not None:
+            return self._data_out(header, data)
+        handler = self._handlers.get(opcode)
         if handler is None:
-            return self._reject(header, REJECT_NOT_SUPPORTED)
-        if header.opcode & 0x3F == DATA_OUT:
-            return handler(header, data)
+            # There is nothing to ask again for at ErrorRecoveryLevel 0 (RFC 7143 11.16).
+            return self.reject(header, REJECT_PROTOCOL_ERROR if opcode == SNACK else REJECT_NOT_SUPPORTED)
         if self._in_order(header.opcode, header.cmd_sn):
-            if not header.opcode & IMMEDIATE:
-                self._max_cmd_sn = self._max_cmd_sn + 1 & _WRAP
+            self._ended_one(header.opcode)
             handler(header, data)
         return None
+
+    def refuse(self, header: Header, reason: int) -> None:
+        """Reject a command that the connection could not make sense of."""
+        if self._in_order(header.opcode, header.cmd_sn):
+            self._refuse(header, reason)
+
+    def damaged(self, header: Header) -> None:
+        """The data digest of a PDU is wrong: it is discarded (RFC 7143 7.8)."""
+        self.reject(header, REJECT_DATA_DIGEST)
+        if header.opcode & 0x3F == DATA_OUT:
+            self._data_out(header, b"", damaged=True)
+
+    def _refuse(self, header: Header, reason: int) -> None:
+        self._ended_one(header.opcode)
+        self.reject(header, reason)
 
     def _in_order(self, opcode: int, cmd_sn: int) -> bool:
         """Whether this command is due. One outside of the window is ignored (RFC 7143 4.2.2.1)."""
         if opcode & IMMEDIATE:
             return True
-        ahead = cmd_sn - self._exp_cmd_sn & _WRAP
-        if ahead > self._max_cmd_sn - self._exp_cmd_sn & _WRAP or self._window_closed:
+        expected = self._exp_cmd_sn
+        if cmd_sn != expected and self._aborted_ahead:
+            expected = self._skip_aborted()
+        window = self._max_cmd_sn - expected + 1 & WRAP
+        if cmd_sn == expected and window:
+            self._exp_cmd_sn = cmd_sn + 1 & WRAP
+            return True
+        if cmd_sn - expected & WRAP >= window:
             return False
-        if ahead:
-            # One connection delivers in order, so what is missing will never come.
-            raise ProtocolError("A command is missing.")
-        self._exp_cmd_sn = cmd_sn + 1 & _WRAP
+        # One connection delivers in order, so what is missing will never come.
+        raise ProtocolError("A command is missing.")
+
+    def _skip_aborted(self) -> int:
+        while self._exp_cmd_sn in self._aborted_ahead:
+            self._aborted_ahead.discard(self._exp_cmd_sn)
+            self._exp_cmd_sn = self._exp_cmd_sn + 1 & WRAP
+            self._ended_one(0)
+        return self._exp_cmd_sn
+
+    def abort_ahead(self, cmd_sn: int, before: int) -> bool:
+        """Let a command that has not come, and was sent before the CmdSN `before`, count as received; false
+        when there can be none (RFC 7143 11.6.1).
+        """
+        ahead = cmd_sn - self._exp_cmd_sn & WRAP
+        if (
+            ahead >= (self._max_cmd_sn - self._exp_cmd_sn + 1 & WRAP)
+            or ahead >= before - self._exp_cmd_sn & WRAP
+        ):
+            return False
+        self._aborted_ahead.add(cmd_sn)
+        self._skip_aborted()
         return True
 
-    @property
-    def _window_closed(self) -> bool:
-        return self._exp_cmd_sn == self._max_cmd_sn + 1 & _WRAP
+    # Data that does not come whole with its command.
 
     def _begin_transfer(self, header: Header, data: Buffer) -> None:
         agreed = self._parameters
@@ -178,176 +206,73 @@ class Session:
         if unsolicited and agreed.initial_r2t:
             raise ProtocolError("Data comes without the R2T that was agreed.")
         wanted = min(header.word20, TRANSFER_BYTES)
-        self._transfers.add(Transfer(header, wanted, bytearray(data), first_burst, unsolicited))
+        transfer = Transfer(header, wanted, bytearray(data), asked=len(data))
+        if unsolicited:
+            transfer.expect_unsolicited(first_burst)
+        self._transfers.add(transfer)
         self._advance(header.itt)
 
-    def _data_out(self, header: Header, data: Buffer) -> None:
+    def _data_out(self, header: Header, data: Buffer, *, damaged: bool = False) -> None:
         # What is not there was aborted: its data is dropped.
-        if header.itt in self._transfers and self._transfers[header.itt].take(header, data):
-            self._transfers[header.itt].unsolicited = False
-            self._advance(header.itt)
+        if header.itt in self._transfers:
+            self._transfers.moved = True
+            if self._transfers[header.itt].take(header, data, damaged=damaged):
+                self._advance(header.itt)
 
     def _advance(self, itt: int) -> None:
-        """A sequence of data has ended: ask for the next, or give the command to its logical unit."""
+        """A burst has ended: ask for the next, or give the command to its logical unit."""
         transfer = self._transfers[itt]
-        if transfer.error is not None:
+        if not transfer.over:
+            if transfer.granted:
+                self._ask(transfer)
+        elif transfer.error is not None:
             self.drop_transfer(itt, CHECK_CONDITION, transfer.error.encode())
-        elif transfer.complete:
+        else:
             head = self._transfers.remove(itt).header
+            if transfer.r2t_sn:
+                self._r2ts[itt] = transfer.r2t_sn
             self._gather(head.lun, itt, head.opcode, head.flags, head.word20, head.tail, transfer.data)
-        elif transfer.granted:
-            self._ask(transfer)
         self._grant()
 
     def _grant(self) -> None:
         for transfer in self._transfers.grant():
             self._ask(transfer)
+        if len(self._transfers) and self._shared.budget.spent:
+            self._shared.budget.wait(self._wake)
 
     def _ask(self, transfer: Transfer) -> None:
+        agreed, head = self._parameters, transfer.header
+        while asked := transfer.ask(self._next_ttt(), agreed.max_burst_bytes, agreed.max_outstanding_r2t):
+            ttt, r2t_sn, offset, length = asked
+            self.out.append(r2t(head.lun, head.itt, ttt, self.numbers(advance=False), r2t_sn, offset, length))
+
+    def _next_ttt(self) -> int:
         self._last_ttt = (self._last_ttt + 1) % NO_TAG
-        burst = transfer.next_burst(self._last_ttt, self._parameters.max_burst_bytes)
-        head = transfer.header
-        self.out.append(r2t(head.lun, head.itt, self._last_ttt, self.numbers(advance=False), *burst))
+        return self._last_ttt
 
-    def _gather(
-        self, lun: int, itt: int, opcode: int, flags: int, expected: int, cdb: bytes, data: Buffer | None
-    ) -> None:
-        self._tasks[itt] = (opcode, flags, lun, expected)
-        self._held_bytes += expected if expected < TRANSFER_BYTES else TRANSFER_BYTES
-        commands = self._gathered.get(lun)
-        if commands is None:
-            self._gathered[lun] = [(itt, cdb, data)]
-        else:
-            commands.append((itt, cdb, data))
-
-    def begin(self) -> None:
-        """PDUs follow, and `submit`: until then answers only gather."""
-        self._receiving = True
-
-    def submit(self) -> None:
-        """Hand what was gathered to the logical units: the end of a wake-up."""
-        self._submit_gathered()
-        self._receiving = False
-
-    def _submit_gathered(self) -> None:
-        gathered, self._gathered = self._gathered, {}
-        for lun, commands in gathered.items():
-            unit = self.unit(lun)
-            if unit is None:
-                serve_absent(self._nexus, commands, self._ended)
-            else:
-                unit.submit(self._nexus, commands, self._ended)
-
-    def unit(self, lun: int) -> LogicalUnit | None:
-        """By the 8 bytes of a LUN field: one level, peripheral or flat addressing (SAM-5 4.7)."""
-        if lun & (1 << 48) - 1:
-            return None
-        method, number = lun >> 62, lun >> 48 & 0x3FFF
-        if method > 1 or (method == 0 and number > 0xFF):
-            return None
-        return self._nexus.luns.get(number)
-
-    # What goes out.
-
-    def _ended(self, completions: Sequence[Completion]) -> None:
-        out, max_send = self.out, self._parameters.max_send_data_bytes
-        for itt, status, payload, transfer in completions:
-            opcode, flags, _, expected = self._tasks.pop(itt)
-            self._held_bytes -= expected if expected < TRANSFER_BYTES else TRANSFER_BYTES
-            if not opcode & IMMEDIATE:
-                self._max_cmd_sn = self._max_cmd_sn + 1 & _WRAP
-            if self.over:
-                continue
-            if status == CHECK_CONDITION:
-                self._respond(itt, status, payload, expected, transfer)
-                continue
-            size = min(len(payload), expected)
-            if not flags & READ_FLAG or not size:
-                self.bytes_written += transfer if flags & WRITE_FLAG else 0
-                if expected != transfer:
-                    self._respond(itt, status, b"", expected, transfer)
-                    continue
-                # What _respond would say, for most writes.
-                stat_sn = self._stat_sn
-                self._stat_sn = stat_sn + 1 & _WRAP
-                # fmt: off
-                out.append(SCSI_RESPONSE.pack(
-                    0x21, FINAL, 0, status, 0, itt, stat_sn, self._exp_cmd_sn, self._max_cmd_sn, 0, 0, 0,
-                ))
-                # fmt: on
-                continue
-            if size < len(payload):
-                payload = payload[:size]
-            self.bytes_read += size
-            if size <= max_send:
-                under = expected - transfer
-                residual = _residual_flags(under)
-                stat_sn = self._stat_sn
-                self._stat_sn = stat_sn + 1 & _WRAP
-                # fmt: off
-                out.append(DATA_IN.pack(
-                    0x25, residual | 0x01, status, size, itt, NO_TAG, stat_sn, self._exp_cmd_sn,
-                    self._max_cmd_sn, 0, 0, abs(under),
-                ))
-                # fmt: on
-                out.append(payload)
-                if size & 3:
-                    out.append(PADDING[size & 3])
-            else:
-                self._send_data(itt, memoryview(payload), max_send)
-                self._respond(itt, status, b"", expected, transfer)
-        if self.barriers:
-            for itt, *_ in completions:
-                for barrier in list(self.barriers):
-                    barrier.ended(self, itt)
+    def _wake(self) -> None:
+        """The budget has room again."""
         if not self.over:
+            self._grant()
             self._flush_later()
-
-    def _send_data(self, itt: int, data: memoryview, max_send: int) -> None:
-        """Data-In PDUs for data that is longer than one; each sequence ends at MaxBurstLength."""
-        max_burst = self._parameters.max_burst_bytes
-        at = data_sn = 0
-        while at < len(data):
-            burst_left = max_burst - at % max_burst
-            part = data[at : at + min(max_send, burst_left)]
-            end = at + len(part)
-            final = FINAL if end == len(data) or len(part) == burst_left else 0
-            numbers = (0, self._exp_cmd_sn, self._max_cmd_sn)
-            self.out.append(DATA_IN.pack(0x25, final, 0, len(part), itt, NO_TAG, *numbers, data_sn, at, 0))
-            self.out.append(part)
-            self.out.append(PADDING[len(part) & 3])
-            at, data_sn = end, data_sn + 1
-
-    def _respond(self, itt: int, status: int, sense: Buffer, expected: int, transfer: int) -> None:
-        """A SCSI Response; the residual tells how far the CDB's transfer length and the expected one
-        differ.
-        """
-        under = expected - transfer
-        residual = _residual_flags(under)
-        segment = len(sense).to_bytes(2, "big") + sense if sense else b""
-        head = (0x21, residual, 0, status, len(segment), itt, *self.numbers(), 0, 0, abs(under))
-        self.out.append(SCSI_RESPONSE.pack(*head))
-        if segment:
-            self.out.append(segment + PADDING[len(segment) & 3])
-
-    def _reject(self, header: Header, reason: int) -> None:
-        self.out.append(reject(header, reason, self.numbers()))
 
     # Task management, and the end.
 
     def _task_management(self, header: Header, _: Buffer) -> None:
-        self._submit_gathered()
-        manage_tasks(self, header, [other for other in self._node.sessions() if other is not self])
+        if self._gathered:
+            self._submit_gathered()
+        manage_tasks(self, header)
 
-    def has_task(self, itt: int) -> bool:
-        return itt in self._tasks
+    def others(self) -> list[Session]:
+        """Every other session, of any target: a logical unit may be shared by several."""
+        return [other for other in self.node.sessions() if other is not self]
 
-    def abort(self, barrier: Barrier, unit: LogicalUnit | None, *, tell: bool) -> None:
-        """Drop the transfers for `unit` (None: any), let `barrier` watch the commands that it has."""
+    def abort(self, barrier: Barrier, unit: LogicalUnit, *, tell: bool) -> None:
+        """Drop the transfers for `unit`, let `barrier` watch the commands that it has."""
         for itt in self._transfers.tags():
-            if unit is None or self.unit(self._transfers[itt].header.lun) is unit:
+            if self.unit(self._transfers[itt].header.lun) is unit:
                 self.drop_transfer(itt, TASK_ABORTED if tell else None)
-        barrier.watch(self, [itt for itt, task in self._tasks.items() if unit in (None, self.unit(task[2]))])
+        barrier.watch(self, [itt for itt, task in self._tasks.items() if self.unit(task[2]) is unit])
         if tell:
             self._flush_later()
 
@@ -355,19 +280,18 @@ class Session:
         """Forget a command whose data has not all come, and answer it if there is a `status` for it."""
         if itt not in self._transfers:
             return False
-        header = self._transfers.remove(itt).header
-        if not header.opcode & IMMEDIATE:
-            self._max_cmd_sn = self._max_cmd_sn + 1 & _WRAP
+        transfer = self._transfers.remove(itt)
+        header = transfer.header
+        self._ended_one(header.opcode)
         if status is not None:
-            self._respond(itt, status, sense, header.word20, 0)
+            self._respond(itt, status, sense, header.word20, 0, transfer.r2t_sn)
         self._grant()
         return True
 
-    def answer(self, pdu: Callable[[Numbers], bytes]) -> None:
-        """Send an answer to something other than a SCSI command."""
-        if not self.over:
-            self.out.append(pdu(self.numbers()))
-            self._flush_later()
+    def drop(self) -> None:
+        """Tell the initiator that its session is over, and end it."""
+        self.out.append(async_message(SESSION_DROPPED, self.numbers()))
+        self.close()
 
     def close(self) -> None:
         """End the session and have its connection closed after what is in `out`."""
@@ -376,27 +300,32 @@ class Session:
 
     def end(self) -> None:
         """The connection is gone, or goes: nothing more is answered and transfers are dropped."""
-        if not self.over:
-            self.over = True
-            for itt in self._transfers.tags():
-                self._transfers.remove(itt)
-            if self.target is not None:
-                self.target.sessions.discard(self)
-
-    def _flush_later(self) -> None:
-        if not self._receiving:
-            self._flush()
+        if self.over:
+            return
+        self.over = True
+        for itt in self._transfers.tags():
+            self._transfers.remove(itt)
+        self.node.close_session(self)
+        shared = self._shared
+        shared.budget.forget(self._wake)
+        shared.by_nexus.pop(self.nexus, None)
+        for unit, latency in self.latencies.items():
+            shared.past.setdefault(unit, Latency()).add(latency)
+            unit.nexus_lost(self.nexus)
 
     # Everything else.
 
     def tick(self) -> bool:
-        """Called at intervals: asks a silent initiator for a sign of life; false when it gave none."""
+        """Called at intervals: asks a silent initiator for a sign of life; false when it gave none, or owes
+        data and does not send it.
+        """
+        self._stalled_ticks = self._stalled_ticks + 1 if self._transfers.stalled() else 0
         self._silent_ticks += 1
-        if self._silent_ticks == 2:
-            self._last_ttt = (self._last_ttt + 1) % NO_TAG
-            self.out.append(nop_in(0, NO_TAG, self._last_ttt, self.numbers(advance=False), b""))
+        if self._silent_ticks == _ASK_TICKS:
+            numbers = self.numbers(advance=False)
+            self.out.append(nop_in(0, NO_TAG, self._next_ttt(), numbers, b""))
             self._flush_later()
-        return self._silent_ticks <= 3
+        return max(self._silent_ticks, self._stalled_ticks) < _SILENT_TICKS
 
     def _nop_out(self, header: Header, data: Buffer) -> None:
         if header.itt != NO_TAG:
@@ -417,12 +346,8 @@ class Session:
             self.answer(partial(logout_response, header.itt, 0))
             self.close()
 
-        self._submit_gathered()
+        if self._gathered:
+            self._submit_gathered()
         barrier = Barrier(done)
-        barrier.watch(self, self._tasks)
+        barrier.watch(self, list(self._tasks))
         return barrier.arm()
-
-
-def _residual_flags(under: int) -> int:
-    """F, with U or O: the expected length is `under` bytes more than the CDB moves (RFC 7143 11.4.5)."""
-    return 0x82 if under > 0 else 0x84 if under < 0 else 0x80

@@ -15,6 +15,8 @@ from iscsi_rp.iscsi.pdu import Header, task_management_response
 
 if TYPE_CHECKING:
     from iscsi_rp.iscsi.session import Session
+    from iscsi_rp.iscsi.tasks import Tasks
+    from iscsi_rp.scsi import LogicalUnit
 
 ABORT_TASK: Final = 1
 ABORT_TASK_SET: Final = 2
@@ -31,8 +33,8 @@ REASSIGN_NOT_SUPPORTED: Final = 4
 NOT_SUPPORTED: Final = 5
 REJECTED: Final = 255
 
-BARRIERS: Final = 16
-"Functions of one session that may wait at once; one more is rejected."
+FUNCTIONS: Final = 128
+"Functions of one session that may wait at once, one for each command of the window; one more is rejected."
 
 
 class Barrier:
@@ -40,43 +42,42 @@ class Barrier:
 
     def __init__(self, then: Callable[[], None]) -> None:
         self._then = then
-        self._left: set[tuple[Session, int]] = set()
-        self._sessions: set[Session] = set()
+        self._left = 0
+        self._armed = False
 
-    def watch(self, session: Session, itts: Iterable[int]) -> None:
-        added = {(session, itt) for itt in itts}
-        if added and session not in self._sessions:
-            self._sessions.add(session)
-            session.barriers.append(self)
-        self._left |= added
+    def watch(self, session: Tasks, itts: Iterable[int]) -> None:
+        for itt in itts:
+            session.watchers.setdefault(itt, []).append(self)
+            self._left += 1
 
     def arm(self) -> None:
         """Nothing more is watched: go on at once if nothing has to be waited for."""
-        if not self._left:
-            self._finish()
+        self._armed = True
+        self._go_on()
 
-    def ended(self, session: Session, itt: int) -> None:
-        if (session, itt) in self._left:
-            self._left.remove((session, itt))
-            self.arm()
+    def ended(self) -> None:
+        """One of the commands has."""
+        self._left -= 1
+        self._go_on()
 
-    def _finish(self) -> None:
-        for session in self._sessions:
-            session.barriers.remove(self)
-        self._then()
+    def _go_on(self) -> None:
+        if self._armed and not self._left:
+            self._then()
 
 
-def manage_tasks(session: Session, header: Header, others: Iterable[Session]) -> None:
-    """Do what a Task Management Function Request asks; `others` are the sessions besides this one."""
+def manage_tasks(session: Session, header: Header) -> None:
+    """Do what a Task Management Function Request asks."""
     function = header.flags & 0x7F
+    if session.functions >= FUNCTIONS:
+        return session.answer(partial(task_management_response, header.itt, REJECTED))
+    session.functions += 1
 
     def respond(response: int) -> None:
+        session.functions -= 1
         session.answer(partial(task_management_response, header.itt, response))
 
-    if len(session.barriers) >= BARRIERS:
-        respond(REJECTED)
-    elif function == ABORT_TASK:
-        _abort_task(session, header.word20, respond)
+    if function == ABORT_TASK:
+        _abort_task(session, header, respond)
     elif function in (ABORT_TASK_SET, CLEAR_TASK_SET, LUN_RESET):
         unit = session.unit(header.lun)
         if unit is None:
@@ -84,43 +85,54 @@ def manage_tasks(session: Session, header: Header, others: Iterable[Session]) ->
         barrier = Barrier(partial(respond, COMPLETE))
         session.abort(barrier, unit, tell=False)
         if function != ABORT_TASK_SET:
-            for other in others:
+            for other in session.others():
                 other.abort(barrier, unit, tell=True)
         if function == LUN_RESET:
-            unit.reset()
+            unit.reset(session.nexus)
         barrier.arm()
     elif function in (TARGET_WARM_RESET, TARGET_COLD_RESET):
-        _reset_target(session, others, respond, cold=function == TARGET_COLD_RESET)
+        _reset_target(session, respond, cold=function == TARGET_COLD_RESET)
     else:
         respond(REASSIGN_NOT_SUPPORTED if function == TASK_REASSIGN else NOT_SUPPORTED)
     return None
 
 
-def _abort_task(session: Session, itt: int, respond: Callable[[int], None]) -> None:
+def _abort_task(session: Session, header: Header, respond: Callable[[int], None]) -> None:
+    itt, ref_cmd_sn = header.word20, int.from_bytes(header.tail[:4], "big")
     if session.drop_transfer(itt):
         respond(COMPLETE)
     elif session.has_task(itt):
         barrier = Barrier(partial(respond, COMPLETE))
         barrier.watch(session, [itt])
+        barrier.arm()
     else:
-        respond(NO_SUCH_TASK)
+        respond(COMPLETE if session.abort_ahead(ref_cmd_sn, header.cmd_sn) else NO_SUCH_TASK)
 
 
-def _reset_target(
-    session: Session, others: Iterable[Session], respond: Callable[[int], None], *, cold: bool
-) -> None:
-    affected = [other for other in others if other.target is session.target]
+def _reset_target(session: Session, respond: Callable[[int], None], *, cold: bool) -> None:
+    """What the initiator does not see of the target is not reset."""
+    others = session.others()
 
     def done() -> None:
         respond(COMPLETE)
         if cold:
-            for each in (session, *affected):
-                each.close()
+            for each in (session, *others):
+                if each.target is session.target:
+                    each.close()
 
     barrier = Barrier(done)
-    session.abort(barrier, None, tell=False)
-    for other in affected:
-        other.abort(barrier, None, tell=True)
-    for unit in session.target.luns.values() if session.target else ():
-        unit.reset()
+    for unit in set(session.nexus.luns.values()):
+        session.abort(barrier, unit, tell=False)
+        for other in others:
+            other.abort(barrier, unit, tell=True)
+        unit.reset(session.nexus)
+    barrier.arm()
+
+
+def abort_for(session: Session, unit: LogicalUnit, then: Callable[[], None]) -> None:
+    """Abort the commands of `session` for `unit`, as another nexus wants it; `then` is called when none is
+    left (PREEMPT AND ABORT, SPC-4 5.13.11.2.6).
+    """
+    barrier = Barrier(then)
+    session.abort(barrier, unit, tell=True)
     barrier.arm()

@@ -17,7 +17,7 @@ from iscsi_rp.frontend import iscsi_stream as stream_module
 from iscsi_rp.iscsi import NoSuchTargetError, TargetExistsError, TargetNameError
 from iscsi_rp.scsi import Identity, LogicalUnit
 from tests.kit.target_process import target_process
-from tests.unit.iscsi.initiator import IQN, NAA, OPEN, command, login, split, write_10
+from tests.unit.iscsi.initiator import IQN, NAA, OPEN, Pdu, command, login, split, write_10
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-utils is not installed")
 needs_libiscsi = pytest.mark.skipif(shutil.which("iscsi-ls") is None, reason="libiscsi-bin is not installed")
@@ -68,12 +68,18 @@ def test_discovery_lists_the_target(tmp_path: Path) -> None:
     assert "Lun:0" in listed
 
 
-async def talk(address: tuple[str, int], *pdus: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    reader, writer = await asyncio.open_connection(*address)
-    writer.write(login(OPEN))
+async def receive(reader: asyncio.StreamReader) -> Pdu:
     header = await reader.readexactly(48)
-    assert header[36] == 0
-    await reader.readexactly(int.from_bytes(header[5:8], "big") + 3 & ~3)
+    (pdu,) = split(header + await reader.readexactly(int.from_bytes(header[5:8], "big") + 3 & ~3))
+    return pdu
+
+
+async def talk(address: tuple[str, int], *pdus: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Log in, learn that the unit was powered on, and send PDUs, whose CmdSNs begin with 2."""
+    reader, writer = await asyncio.open_connection(*address)
+    writer.writelines((login(OPEN), command(bytes(6), 0x80, 0, itt=1, sn=1)))
+    assert (await receive(reader)).head[36] == 0
+    await receive(reader)
     writer.writelines(pdus)
     return reader, writer
 
@@ -89,12 +95,14 @@ def test_closing_lets_commands_in_flight_finish(host: str) -> None:
         server = IscsiServer()
         server.add_target(IQN, {0: unit(Slow(1 << 20))})
         address = await server.listen(host, 0)
-        reader, writer = await talk(address, command(write_10(0, 1), 0xA1, 512, b"x" * 512, itt=1, sn=1))
+        reader, writer = await talk(address, command(write_10(0, 1), 0xA1, 512, b"x" * 512, itt=1, sn=2))
         while not server.sessions() or not server.sessions()[0].outstanding:
             await asyncio.sleep(0.001)
         await server.close(5.0)
-        (answer,) = split(await reader.read())
+        asked, answer, dropped = split(await reader.read())
+        assert (asked.opcode, asked.head[36]) == (0x32, 1)
         assert (answer.opcode, answer.head[3]) == (0x21, 0)
+        assert (dropped.opcode, dropped.head[36]) == (0x32, 3)
         writer.close()
         await writer.wait_closed()
 
@@ -115,7 +123,7 @@ def test_targets_come_and_go_while_running() -> None:
         server.set_lun(IQN, 0, None)
         assert [status.target for status in server.sessions()] == [IQN]
         await server.remove_target(IQN)
-        assert await reader.read() == b""
+        assert [pdu.head[36] for pdu in split(await reader.read())] == [0, 0, 1, 3]
         assert server.sessions() == []
         with pytest.raises(NoSuchTargetError):
             await server.remove_target(IQN)
@@ -162,7 +170,7 @@ def test_a_reader_that_never_reads_is_not_listened_to(monkeypatch: pytest.Monkey
         server = IscsiServer()
         server.add_target(IQN, {0: unit()})
         address = await server.listen("127.0.0.1", 0)
-        many = [command(read_64k, 0xC1, 65536, itt=n + 1, sn=n + 1) for n in range(2000)]
+        many = [command(read_64k, 0xC1, 65536, itt=n + 1, sn=n + 2) for n in range(2000)]
         _, writer = await talk(address, *many)
         before = -1
         while server.sessions()[0].commands != before:

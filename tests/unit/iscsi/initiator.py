@@ -126,8 +126,9 @@ class Link:
 
     def send(self, *pdus: bytes) -> list[Pdu]:
         stream = self._rest + b"".join(pdus)
-        taken = self.connection.receive(memoryview(stream))
-        self._rest = stream[taken:]
+        while taken := self.connection.receive(memoryview(stream)):
+            stream = stream[taken:]
+        self._rest = stream
         return split(b"".join(self.connection.take_out()))
 
     def opened(self, keys: dict[str, str] | None = None, *, isid: int = ISID) -> "Link":
@@ -139,5 +140,5 @@ class Link:
     def _clear_attentions(self) -> None:
         """Take the POWER ON from each LUN without a PDU, so that tests can count those."""
         for session in self.node.sessions():
-            for unit in session._nexus.luns.values():
-                unit.submit(session._nexus, [(0, REQUEST_SENSE, None)], lambda _: None)
+            for unit in session.nexus.luns.values():
+                unit.submit(session.nexus, [(0, REQUEST_SENSE, None)], lambda _: None)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from iscsi_rp.block import MemoryDevice
 from iscsi_rp.iscsi import PDU_BYTES
 from iscsi_rp.iscsi.login import WINDOW
-from iscsi_rp.iscsi.session import HELD_BYTES
+from iscsi_rp.iscsi.tasks import HELD_BYTES
 from iscsi_rp.iscsi.transfer import GRANTED_BYTES
 
 from .initiator import (
@@ -31,19 +31,22 @@ W, R = 0xA1, 0xC1
 
 
 def conversation() -> list[bytes]:
-    """Writes by immediate, unsolicited and solicited data, then a read of it all, then logout."""
+    """Writes by immediate, unsolicited and solicited data, then a read of it all, then logout. (The first
+    command only learns that the unit was powered on.)
+    """
     block = [bytes([n]) * 512 for n in range(8)]
     return [
         login(OPEN),
-        command(write_10(0, 2), W, 1024, block[1] + block[2], itt=1, sn=1),
-        command(write_10(2, 2), 0x21, 1024, itt=2, sn=2),
+        command(bytes(6), 0x80, 0, itt=8, sn=1),
+        command(write_10(0, 2), W, 1024, block[1] + block[2], itt=1, sn=2),
+        command(write_10(2, 2), 0x21, 1024, itt=2, sn=3),
         data_out(block[3], 0, itt=2, final=False),
         data_out(block[4], 512, itt=2, sn=1),
-        command(write_10(4, 2), W, 1024, block[5], itt=3, sn=3),
+        command(write_10(4, 2), W, 1024, block[5], itt=3, sn=4),
         data_out(block[6], 512, itt=3, ttt=1),
-        pdu(0x40, 0x80, b"ping!", itt=9, word20=0xFFFFFFFF, sn=4),
-        command(read_10(0, 6), R, 6 * 512, itt=4, sn=4),
-        pdu(0x46, 0x80, itt=5, sn=5),
+        pdu(0x40, 0x80, b"ping!", itt=9, word20=0xFFFFFFFF, sn=5),
+        command(read_10(0, 6), R, 6 * 512, itt=4, sn=5),
+        pdu(0x46, 0x80, itt=5, sn=6),
     ]
 
 
