@@ -1,56 +1,132 @@
-"""`python -m tests.conformance`: libiscsi's suite, all families, on a LUN of a server process.
+"""`python -m tests.conformance`: libiscsi's suite, all families, against us, us split, and Debian's tgt.
 
-The LUN is a 512n disk, one logical block a physical one. On others two tests of libiscsi 1.19 harm the run
-without fault of the target: GetLBAStatus.UnmapSingle asks for LBA i + 1 and expects i + blocks per physical
-block; CompareAndWrite.InvalidDataOutSize, where that command is missing, goes on changing byte 13 of CDBs.
+Ours is a 512e disk seen through two portals, SP A and SP B. What skips or fails there must be explained
+(`explained.py`), and every explanation must be needed. After the run on a split LUN, LUN and copy are
+compared. tgt is measured for comparison only. All three run at the same time: the suite mostly sleeps.
 """
 
-import subprocess
+import argparse
 import sys
 import tempfile
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 from iscsi_rp.block import create_file
-from tests.conformance.suite import Report, read_report
-from tests.kit.target_process import target_process
+from iscsi_rp.errors import Error
+from tests.bench.tgt import Tgt
+from tests.conformance import suite
+from tests.conformance.explained import FAULTS, ONLY_512E, SKIPS, faults, judge
+from tests.conformance.suite import Report
+from tests.kit.stack import Stack
+from tests.kit.target_process import target_processes
 
-SIZE_BYTES: Final = 1 << 30
-TIME_LIMIT_S: Final = 230
+SIZE_BYTES: Final = 128 << 20
+JOURNAL_BYTES: Final = 4 << 30
+GROUP: Final = "conformance"
+
+Tests = Sequence[str]
 
 
 def main() -> int:
-    with tempfile.TemporaryDirectory() as folder:
-        store = Path(folder) / "lun"
-        create_file(store, SIZE_BYTES)
-        with target_process(store, physical_block_size=512) as url:
-            output, code = _run(url)
-    report = read_report(output)
-    _show(report)
-    if code or not report.complete:
-        print(output[-2000:])
-        print(f"The suite did not run to its end (exit code {code}).")
-    print(report.summary())
-    return 0 if report.complete and not code and not report.failed else 1
+    options = _options()
+    tests = options.test or suite.FAMILIES
+    chosen = {name: run for name, run in RUNS.items() if name in (options.servers or RUNS)}
+    temporary = tempfile.TemporaryDirectory(prefix="iscsi-rp-", dir="/var/tmp")
+    with temporary as folder, ThreadPoolExecutor() as pool:
+        running = {}
+        for name, run in chosen.items():
+            (directory := Path(folder) / name).mkdir()
+            running[name] = pool.submit(run, directory, tests)
+        results = {name: future.result() for name, future in running.items()}
+    whole = not options.test
+    wrong = [f"{name}: {each}" for name, result in results.items() for each in _wrong(name, *result, whole)]
+    _show(results, wrong)
+    return 1 if wrong else 0
 
 
-def _run(url: str) -> tuple[str, int]:
-    # The last mode counts: verbose says which test skipped.
-    command = ["iscsi-test-cu", "-d", "-n", "-v", url]
+def _ours(directory: Path, tests: Tests) -> tuple[Report, list[str]]:
+    create_file(store := directory / "lun", SIZE_BYTES)
+    with target_processes(store) as target:
+        report = suite.run([target.url(), target.url(processor=1)], tests)
+    # What is excused as the suite's own fault must pass where the fault does not show.
+    excused = [f"ALL.{name}" for name in ONLY_512E]
+    with target_processes(store, physical_block_size=512) as target:
+        proof = suite.run([target.url()], excused)
+    return report, [
+        f"no fault of the suite: {name} fails on a 512n disk, too" for name, _ in proof.failures + proof.skips
+    ]
+
+
+def _split(directory: Path, tests: Tests) -> tuple[Report, list[str]]:
+    stack = Stack(directory)
     try:
-        done = subprocess.run(command, capture_output=True, timeout=TIME_LIMIT_S, check=False)
-    except subprocess.TimeoutExpired as error:
-        return (error.stdout or b"").decode(errors="replace"), -1
-    return (done.stdout + done.stderr).decode(errors="replace"), done.returncode
+        stack.start()
+        volume = stack.create_volume("lun", SIZE_BYTES)
+        stack.protect(GROUP, [volume.name], JOURNAL_BYTES)
+        report = suite.run(stack.urls(volume), tests)
+        stack.wait_splitting(GROUP)
+        try:
+            stack.verify(GROUP)
+        except Error as error:
+            return report, [f"LUN and copy differ: {error}"]
+        stack.stop()
+    finally:
+        stack.kill()
+    return report, []
 
 
-def _show(report: Report) -> None:
-    for suite, tests in report.failures.items():
-        print(f"{suite}: {len(tests)} failed")
-        for test in tests:
-            print(f"  {test}")
-    for suite, count in report.skips.items():
-        print(f"{suite}: {count} skipped")
+def _tgt(directory: Path, tests: Tests) -> tuple[Report, list[str]]:
+    create_file(image := directory / "image", SIZE_BYTES)
+    tgt = Tgt(image, directory)
+    try:
+        tgt.start()
+        return suite.run([tgt.url, tgt.url], tests), []
+    finally:
+        tgt.stop()
+
+
+RUNS: Final[dict[str, Callable[[Path, Tests], tuple[Report, list[str]]]]] = {
+    "tgt": _tgt,
+    "split": _split,
+    "ours": _ours,
+}
+
+
+def _wrong(name: str, report: Report, found: list[str], whole: bool) -> list[str]:
+    if name == "tgt":
+        return []
+    judged = judge(report)
+    return found + [each for each in judged if whole or not each.startswith("explained")]
+
+
+def _show(results: dict[str, tuple[Report, list[str]]], wrong: list[str]) -> None:
+    print("skipped, by the standard:")
+    for name, why in SKIPS.items():
+        print(f"  {name}: {why}")
+    print("faults of the suite:")
+    for name, why in FAULTS.items():
+        print(f"  {name}: {why}")
+    for each in wrong:
+        print(f"WRONG {each}")
+    for name, (report, _) in results.items():
+        if name != "ours":
+            print(f"conformance {name}: {report}{_excused(name, report)}")
+    if "ours" in results:
+        report = results["ours"][0]
+        print(f"conformance: {report}{_excused('ours', report)}")
+
+
+def _excused(name: str, report: Report) -> str:
+    return f" (faults of the suite among the failed: {faults(report)})" if name != "tgt" else ""
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.conformance", description=__doc__)
+    parser.add_argument("servers", nargs="*", choices=[[], *RUNS], help="default: all")
+    parser.add_argument("-t", "--test", nargs="+", metavar="NAME", help="FAMILY[.SUITE[.TEST]]...")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The product's daemons as real processes: started, killed, stopped in their tracks and started again."""
 
+import contextlib
 import os
 import signal
 import socket
@@ -90,9 +91,14 @@ def iscsi_rp(*arguments: str) -> list[str]:
     return [sys.executable, "-m", "iscsi_rp", *arguments]
 
 
+def free_ports(count: int) -> list[int]:
+    """TCP ports of the loopback that nobody listens on now, all different."""
+    with contextlib.ExitStack() as probes:
+        sockets = [probes.enter_context(socket.socket()) for _ in range(count)]
+        for probe in sockets:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in sockets]
+
+
 def free_port() -> int:
-    """A TCP port of the loopback that nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    return free_ports(1)[0]

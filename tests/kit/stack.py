@@ -11,12 +11,13 @@ from iscsi_rp.control.models import (
     GroupCreate,
     ImageAccess,
     Job,
+    Processor,
     SplitterMode,
     Volume,
     VolumeCreate,
 )
 from iscsi_rp.errors import UnreachableError
-from tests.kit.processes import Daemon, ProcessError, free_port, iscsi_rp
+from tests.kit.processes import Daemon, ProcessError, free_ports, iscsi_rp
 
 IQN: Final = "iqn.2026-11.io.iscsi-rp:proof"
 SPLIT_TIMEOUT_S: Final = 1.5
@@ -26,15 +27,19 @@ class Stack:
     """Both daemons over one state directory, which survives their deaths."""
 
     def __init__(self, directory: Path) -> None:
-        array_portal, appliance_portal = (Portal("127.0.0.1", free_port()) for _ in range(2))
+        first, second, third = free_ports(3)
+        array_portals = [Portal("127.0.0.1", first), Portal("127.0.0.1", second, sp=Processor.B)]
+        appliance_portal = Portal("127.0.0.1", third)
         config = Config(
             state=directory / "state",
-            array=ArrayConfig(iqn=IQN, portals=[array_portal], split_timeout_s=SPLIT_TIMEOUT_S),
+            array=ArrayConfig(iqn=IQN, portals=array_portals, split_timeout_s=SPLIT_TIMEOUT_S),
             appliance=ApplianceConfig(portals=[appliance_portal]),
         )
         path = directory / "iscsi-rp.toml"
         path.write_text(config.toml())
-        self.portal = str(array_portal)
+        self.portals = [str(portal) for portal in array_portals]
+        "Of the array: SP A, SP B."
+        self.portal = self.portals[0]
         base = ("--config", str(path))
         self.array = Daemon("array", iscsi_rp(*base, "array", "run"), directory / "array.log")
         self.appliance = Daemon("appliance", iscsi_rp(*base, "appliance", "run"), directory / "appliance.log")
@@ -76,6 +81,10 @@ class Stack:
 
     def url(self, volume: Volume) -> str:
         return f"iscsi://{self.portal}/{IQN}/{volume.lun}"
+
+    def urls(self, volume: Volume) -> list[str]:
+        """One for each portal of the array."""
+        return [f"iscsi://{portal}/{IQN}/{volume.lun}" for portal in self.portals]
 
     def mode(self, group: str) -> SplitterMode:
         modes = {status.group: status.mode for status in self.array_api.status().groups}

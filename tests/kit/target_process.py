@@ -1,46 +1,92 @@
-"""A target in a process of its own, for real initiators: one file as LUN 0.
+"""A target in a process of its own, for real initiators: files as LUNs 0, 1, ..., served on two portals.
 
-`python -m tests.kit.target_process FILE BLOCK_SIZE PHYSICAL_BLOCK_SIZE [PORT]` prints the port it serves on
-and runs until its standard input ends.
+The first portal belongs to storage processor A, portal group 1, the second to B, portal group 2.
+`python -m tests.kit.target_process [--block-size N] [--physical-block-size N] [--port N] FILE...` prints the
+two ports that it serves on and runs until its standard input ends.
 """
 
+import argparse
 import asyncio
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Final
 
 from iscsi_rp.block import FileDevice
+from iscsi_rp.errors import Error
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.scsi import Identity, LogicalUnit
+from iscsi_rp.scsi.alua import PortGroups
 
 IQN: Final = "iqn.2026-01.io.iscsi-rp:test"
 NAA: Final = bytes.fromhex("6001405000000000000000000000001a")
+"Of LUN 0; each further one has the next number."
+_PORTAL_GROUPS: Final = (1, 2)
 
 
-async def serve(path: str, block_size: int, physical_block_size: int, port: int = 0) -> None:
-    device = FileDevice(path, block_size=block_size)
-    unit = LogicalUnit(device, Identity(NAA, "test-1"), physical_block_size=physical_block_size)
+@dataclass(frozen=True, slots=True)
+class TargetProcess:
+    """A target that runs."""
+
+    pid: int
+    ports: tuple[int, int]
+    "TCP ports of SP A and SP B on 127.0.0.1."
+
+    def url(self, lun: int = 0, *, processor: int = 0) -> str:
+        """`iscsi://127.0.0.1:PORT/IQN/LUN` through SP A (0) or SP B (1)."""
+        return f"iscsi://127.0.0.1:{self.ports[processor]}/{IQN}/{lun}"
+
+
+async def serve(paths: list[Path], block_size: int, physical_block_size: int, port: int) -> None:
+    devices = [FileDevice(path, block_size=block_size) for path in paths]
+    units = {
+        lun: LogicalUnit(
+            device,
+            _identity(lun),
+            physical_block_size=physical_block_size,
+            port_groups=PortGroups({group: (group,) for group in _PORTAL_GROUPS}),
+            save=partial(_save, path.with_name(f"{path.name}.registrations")),
+        )
+        for lun, (path, device) in enumerate(zip(paths, devices, strict=True))
+    }
     server = IscsiServer()
-    server.add_target(IQN, {0: unit})
-    print((await server.listen("127.0.0.1", port))[1], flush=True)
+    server.add_target(IQN, units)
+    for group, wanted in zip(_PORTAL_GROUPS, (port, 0), strict=True):
+        print((await server.listen("127.0.0.1", wanted, portal_group=group))[1], end=" ")
+    print(flush=True)
     await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)
     await server.close(1.0)
-    await device.close()
+    for device in devices:
+        await device.close()
+
+
+def _save(path: Path, registrations: bytes, done: Callable[[Error | None], None]) -> None:
+    """Persistent reservations that survive a loss of power."""
+    path.write_bytes(registrations)
+    done(None)
+
+
+def _identity(lun: int) -> Identity:
+    return Identity((int.from_bytes(NAA, "big") + lun).to_bytes(16, "big"), f"test-{lun + 1}")
 
 
 @contextmanager
-def target_process(path: Path, *, block_size: int = 512, physical_block_size: int = 4096) -> Iterator[str]:
-    """The URL of LUN 0, `iscsi://127.0.0.1:PORT/IQN/0`; the process ends with the block, by itself."""
-    sizes = str(block_size), str(physical_block_size)
-    command = [sys.executable, "-m", "tests.kit.target_process", str(path), *sizes]
+def target_processes(
+    *paths: Path, block_size: int = 512, physical_block_size: int = 4096
+) -> Iterator[TargetProcess]:
+    """Serves `paths` as LUN 0, 1, ...; the process ends with the block, by itself."""
+    sizes = (f"--block-size={block_size}", f"--physical-block-size={physical_block_size}")
+    command = [sys.executable, "-m", "tests.kit.target_process", *sizes, *map(str, paths)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
     assert process.stdout is not None
     try:
-        yield f"iscsi://127.0.0.1:{int(process.stdout.readline())}/{IQN}/0"
+        first, second = map(int, process.stdout.readline().split())
+        yield TargetProcess(process.pid, (first, second))
     finally:
         process.stdin.close()
         code = process.wait(10)
@@ -49,5 +95,23 @@ def target_process(path: Path, *, block_size: int = 512, physical_block_size: in
         raise RuntimeError(f"the target process ended with {code}")
 
 
+@contextmanager
+def target_process(path: Path, *, block_size: int = 512, physical_block_size: int = 4096) -> Iterator[str]:
+    """The URL of LUN 0 through SP A; the process ends with the block, by itself."""
+    sizes = {"block_size": block_size, "physical_block_size": physical_block_size}
+    with target_processes(path, **sizes) as target:
+        yield target.url()
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.kit.target_process")
+    parser.add_argument("--block-size", type=int, default=512)
+    parser.add_argument("--physical-block-size", type=int, default=4096)
+    parser.add_argument("--port", type=int, default=0)
+    parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1], *(int(argument) for argument in sys.argv[2:])))
+    _given = _options()
+    asyncio.run(serve(_given.files, _given.block_size, _given.physical_block_size, _given.port))
