@@ -268,13 +268,18 @@ class Session(Tasks):
         return [other for other in self.node.sessions() if other is not self]
 
     def abort(self, barrier: Barrier, unit: LogicalUnit, *, tell: bool) -> None:
-        """Drop the transfers for `unit`, let `barrier` watch the commands that it has."""
+        """Drop the transfers for `unit`, let `barrier` watch the commands that it has. `tell`: another
+        initiator wants it, so each is answered; those that the unit has, as they end.
+        """
         for itt in self._transfers.tags():
             if self.unit(self._transfers[itt].header.lun) is unit:
                 self.drop_transfer(itt, TASK_ABORTED if tell else None)
-        barrier.watch(self, [itt for itt, task in self._tasks.items() if self.unit(task[2]) is unit])
+        held = [itt for itt, task in self._tasks.items() if self.unit(task[2]) is unit]
         if tell:
+            barrier.watch(self, held)
             self._flush_later()
+        else:
+            self.silence(barrier, held)
 
     def drop_transfer(self, itt: int, status: int | None = None, sense: bytes = b"") -> bool:
         """Forget a command whose data has not all come, and answer it if there is a `status` for it."""

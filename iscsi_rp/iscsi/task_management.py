@@ -1,8 +1,8 @@
 """Task management: abort and reset (RFC 7143 11.5, 11.6; SAM-5 7).
 
 A command whose data has not all come is dropped; no logical unit has seen it, and none will. A command that a
-logical unit has runs to its end and is answered; the function is answered after it. So once a function is
-complete nothing that it names can still change a block.
+logical unit has runs to its end; the function is answered after it, and the command itself only where another
+initiator asked. So once a function is complete nothing that it names can still change a block.
 """
 
 from __future__ import annotations
@@ -88,7 +88,7 @@ def manage_tasks(session: Session, header: Header) -> None:
             for other in session.others():
                 other.abort(barrier, unit, tell=True)
         if function == LUN_RESET:
-            unit.reset(session.nexus)
+            unit.reset()
         barrier.arm()
     elif function in (TARGET_WARM_RESET, TARGET_COLD_RESET):
         _reset_target(session, respond, cold=function == TARGET_COLD_RESET)
@@ -103,7 +103,7 @@ def _abort_task(session: Session, header: Header, respond: Callable[[int], None]
         respond(COMPLETE)
     elif session.has_task(itt):
         barrier = Barrier(partial(respond, COMPLETE))
-        barrier.watch(session, [itt])
+        session.silence(barrier, [itt])
         barrier.arm()
     else:
         respond(COMPLETE if session.abort_ahead(ref_cmd_sn, header.cmd_sn) else NO_SUCH_TASK)
@@ -125,7 +125,7 @@ def _reset_target(session: Session, respond: Callable[[int], None], *, cold: boo
         session.abort(barrier, unit, tell=False)
         for other in others:
             other.abort(barrier, unit, tell=True)
-        unit.reset(session.nexus)
+        unit.reset()
     barrier.arm()
 
 

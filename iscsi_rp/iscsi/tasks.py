@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -52,6 +52,8 @@ class Tasks(Answers):
         self._tasks: dict[int, tuple[int, int, int, int, int]] = {}
         self._r2ts: dict[int, int] = {}
         "How many R2Ts a command had, if any."
+        self._silenced: set[int] = set()
+        "Commands that their own initiator has aborted: they get no answer."
         self._gathered: dict[int, list[Command]] = {}
         self._done: dict[LogicalUnit, CommandsDone] = {}
         self._now_us = 0
@@ -65,6 +67,12 @@ class Tasks(Answers):
 
     def has_task(self, itt: int) -> bool:
         return itt in self._tasks
+
+    def silence(self, barrier: Barrier, itts: Iterable[int]) -> None:
+        """Let `barrier` watch commands that a logical unit has, and do not answer them (RFC 7143 11.6.1)."""
+        silenced = list(itts)
+        self._silenced.update(silenced)
+        barrier.watch(self, silenced)
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """By the 8 bytes of a LUN field: one level, peripheral or flat addressing (SAM-5 4.7)."""
@@ -127,6 +135,9 @@ class Tasks(Answers):
             if not opcode & IMMEDIATE:
                 self._max_cmd_sn = self._max_cmd_sn + 1 & WRAP
             r2ts = self._r2ts.pop(itt, 0) if self._r2ts else 0
+            if self._silenced and itt in self._silenced:
+                self._silenced.discard(itt)
+                continue
             if status == CHECK_CONDITION:
                 self._respond(itt, status, payload, expected, transfer, r2ts)
                 continue
