@@ -57,11 +57,14 @@ class Host:
             status = error.status if isinstance(error, LoginRefusedError) else INITIATOR_ERROR
             answer = self.login.refusal(header, status)
         _, flags, _, length, lun, *_ = HEADER.unpack_from(answer)
+        status = int.from_bytes(answer[36:38], "big")
+        if status:
+            return Answer(status, flags, {}, lun & 0xFFFF)
         self.text += answer[48 : 48 + length]
         keys = {}
         if not flags & 0x40:
             keys, self.text = dict(decode_text(self.text)), b""
-        return Answer(int.from_bytes(answer[36:38], "big"), flags, keys, lun & 0xFFFF)
+        return Answer(status, flags, keys, lun & 0xFFFF)
 
     def challenged(self, algorithms: str = "7", names: Mapping[str, str] = NAMES) -> dict[str, str]:
         """As far as the target's challenge."""

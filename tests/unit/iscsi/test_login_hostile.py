@@ -1,0 +1,174 @@
+"""Text and logins that nobody means well with."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from iscsi_rp.iscsi import Access, Chap, InitiatorAccess
+from iscsi_rp.iscsi.chap import ALGORITHMS, SECURITY_KEYS, Authentication
+from iscsi_rp.iscsi.keys import NEGOTIATED
+from iscsi_rp.iscsi.login import Login
+from iscsi_rp.iscsi.pdu import Header, ProtocolError
+from iscsi_rp.iscsi.text import Pairs, decode_text, encode_text
+from tests.kit.planting import plant
+
+from .host import NAMES, SECURITY_STAYS, Host, a_node, response
+from .initiator import IQN, ISID, NAME
+
+SECRET, OTHER_SECRET = b"a secret of ours", b"what we answer with"
+ACCESS = Access(
+    initiators={NAME: InitiatorAccess(Chap("host", SECRET), Chap("array", OTHER_SECRET))},
+    discovery=InitiatorAccess(Chap("finder", OTHER_SECRET)),
+)
+
+keys = st.from_regex(r"[A-Za-z][A-Za-z0-9.+@_-]{0,62}", fullmatch=True)
+values = st.text(st.characters(blacklist_characters="\0", blacklist_categories=["Cs"]), max_size=40)
+pairs_of_text = st.lists(st.tuples(keys, values), max_size=8, unique_by=lambda pair: pair[0])
+
+
+def decoded(data: bytes) -> Pairs | None:
+    """None: refused."""
+    try:
+        return decode_text(data)
+    except ProtocolError:
+        return None
+
+
+@given(pairs_of_text)
+def test_text_comes_back(pairs: Pairs) -> None:
+    assert decode_text(encode_text(pairs)) == pairs
+
+
+@given(pairs_of_text)
+def test_cut_text_is_refused_or_has_fewer_pairs(pairs: Pairs) -> None:
+    """At no cut a value is taken for a shorter one."""
+    whole = encode_text(pairs)
+    for cut in range(len(whole)):
+        found = decoded(whole[:cut])
+        assert found is None or found == pairs[: len(found)]
+
+
+@settings(max_examples=30)
+@given(pairs_of_text)
+def test_every_flipped_bit_of_text_is_text_or_refused(pairs: Pairs) -> None:
+    whole = encode_text(pairs)
+    for bit in range(8 * len(whole)):
+        flipped = bytearray(whole)
+        flipped[bit // 8] ^= 1 << bit % 8
+        found = decoded(bytes(flipped))
+        assert found is None or decode_text(encode_text(found)) == found
+
+
+@given(st.binary(max_size=300))
+def test_anything_is_text_or_refused(data: bytes) -> None:
+    found = decoded(data)
+    assert found is None or decode_text(encode_text(found)) == found
+
+
+NUMBERS = st.one_of(st.sampled_from(["0", "1", "512", "0x1000", "65536", "16777215"]), values)
+WORDS = st.sampled_from(
+    ["None", "CHAP", "CHAP,None", "Yes", "No", "CRC32C,None", "Reject", "5", "7,5", "", "~"]
+)
+BINARY = st.one_of(
+    st.binary(max_size=40).map(lambda data: "0x" + data.hex()), st.just("0bAAAA"), st.just("0x")
+)
+NAMED = st.sampled_from(
+    [NAME, IQN, "Normal", "Discovery", "host", "array", "finder", "iqn.2026-01.test:other"]
+)
+SAID = st.sampled_from(
+    [*NAMES, "SessionType", *SECURITY_KEYS, *NEGOTIATED, "MaxRecvDataSegmentLength", "X-any", "TargetAlias"]
+)
+requests = st.dictionaries(SAID, st.one_of(NUMBERS, WORDS, BINARY, NAMED), max_size=5)
+flags = st.one_of(st.sampled_from([0x00, 0x81, 0x83, 0x04, 0x87, 0x40, 0x44]), st.integers(0, 255))
+PROLOGUES = st.sampled_from(
+    [
+        [],
+        [({**NAMES}, 0x00)],
+        [({**NAMES, "AuthMethod": "CHAP"}, 0x00)],
+        [({**NAMES, "AuthMethod": "CHAP"}, 0x81), ({"CHAP_A": "7"}, 0x00)],
+        [({**NAMES, "AuthMethod": "CHAP,None"}, 0x00), ({"CHAP_A": "5,7"}, 0x83)],
+        [({"InitiatorName": NAME, "SessionType": "Discovery", "AuthMethod": "CHAP"}, 0x00)],
+    ]
+)
+
+
+@st.composite
+def conversations(draw: st.DrawFn) -> list[tuple[bytes, int, int]]:
+    """(text, flags, what to exclusive-or into ISID, TSIH) of each request: often a login that goes well for a
+    while, then anything.
+    """
+    said = [(encode_text(text.items()), flag, 0) for text, flag in draw(PROLOGUES)]
+    for text, flag, bend in draw(
+        st.lists(st.tuples(requests, flags, st.sampled_from([0, 0, 0, 1 << 20])), max_size=6)
+    ):
+        data = encode_text(text.items())
+        cut = draw(st.integers(0, len(data))) if draw(st.integers(0, 5)) == 0 else len(data)
+        said.append((data[:cut], flag, bend))
+    return said
+
+
+def attack(conversation: list[tuple[bytes, int, int]]) -> Login:
+    """All that an initiator says who knows every name and no secret; a refusal ends it."""
+    login = Login(a_node(ACCESS))
+    for data, flag, bend in conversation:
+        header = Header(0x43, flag, 0, len(data), (ISID << 16) ^ bend, 1, 0, 7, 0, bytes(16))
+        try:
+            answer = login.receive(header, data)
+        except ProtocolError:
+            break
+        assert len(answer) <= 48 + 8192
+        if login.done:
+            break
+    return login
+
+
+@settings(max_examples=500, deadline=None)
+@given(conversations())
+def test_nobody_without_the_secret_logs_in(conversation: list[tuple[bytes, int, int]]) -> None:
+    login = attack(conversation)
+    protected = login.initiator == NAME or "Discovery" in str(login._said.get("SessionType"))
+    assert not (login.done and protected), login
+
+
+BYPASSES = [
+    (Authentication, "_check", "not hmac.compare_digest(given, right) or not is_user", "not is_user"),
+    (Authentication, "__init__", "access.chap is None", "True"),
+    (
+        Authentication,
+        "_choose_method",
+        'return [("AuthMethod", method)]',
+        'self.passed = True\n    return [("AuthMethod", method)]',
+    ),
+    (Login, "receive", "not self._authentication.passed", "False"),
+]
+
+
+@pytest.mark.parametrize(
+    "bypass", BYPASSES, ids=["any response", "nothing to prove", "the offer", "no check"]
+)
+def test_a_check_left_out_is_seen(bypass: tuple[type, str, str, str]) -> None:
+    """By conversations of the kind that the property draws."""
+    names = encode_text(NAMES.items())
+    offer = (encode_text({**NAMES, "AuthMethod": "CHAP"}.items()), 0x00, 0)
+    wrong = {"CHAP_N": "host", "CHAP_R": "0x" + "00" * 32}
+    known: list[list[tuple[bytes, int, int]]] = [
+        [(names, 0x83, 0)],
+        [(encode_text({**NAMES, "AuthMethod": "CHAP"}.items()), 0x83, 0)],
+        [offer, (b"", 0x83, 0)],
+        [offer, (b"CHAP_A=7\0", 0x00, 0), (encode_text(wrong.items()), 0x83, 0)],
+        [offer, (b"CHAP_A=7\0", 0x83, 0)],
+    ]
+    assert not any(attack(each).done for each in known)
+    with plant(*bypass):
+        assert any(attack(each).done for each in known)
+
+
+@pytest.mark.parametrize("algorithm", sorted(ALGORITHMS))
+@given(data=st.data())
+@settings(max_examples=60, deadline=None)
+def test_every_flipped_bit_of_a_proof_is_refused(algorithm: str, data: st.DataObject) -> None:
+    host = Host(a_node(ACCESS))
+    right = response(host.challenged(algorithm), SECRET, algorithm)
+    bits = int(right, 16) ^ 1 << data.draw(st.integers(0, 4 * (len(right) - 2) - 1))
+    wrong = f"0x{bits:0{len(right) - 2}x}"
+    assert host.say({"CHAP_N": "host", "CHAP_R": wrong}, SECURITY_STAYS).status == 0x0201
