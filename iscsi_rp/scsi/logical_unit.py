@@ -20,6 +20,7 @@ from iscsi_rp.scsi.holds import Holds
 from iscsi_rp.scsi.identity import Identity
 from iscsi_rp.scsi.inquiry import absent_inquiry
 from iscsi_rp.scsi.log import READ_ERRORS, WRITE_ERRORS, ErrorCounters
+from iscsi_rp.scsi.medium import Medium
 from iscsi_rp.scsi.mode import ModePages
 from iscsi_rp.scsi.opcodes import WITH_SERVICE_ACTION, Opcode, find
 from iscsi_rp.scsi.persistent import Registrant
@@ -93,6 +94,7 @@ class LogicalUnit:
         self.device, self.identity, self.thin = device, identity, thin
         self.holds = Holds(device)
         self.copies = Copies()
+        self.medium = Medium()
         self.mode = ModePages()
         self.errors = ErrorCounters()
         self.size_blocks = device.size // block
@@ -132,14 +134,14 @@ class LogicalUnit:
         self._attentions.forget(nexus)
         self._open.discard(nexus)
 
-    def reset(self, by: Nexus | None = None) -> None:
-        """LOGICAL UNIT RESET, which `by` asked for: mode pages go back to their defaults, a SCSI-2
-        reservation ends, every other nexus is told. (Aborting tasks is the transport's.)
+    def reset(self) -> None:
+        """LOGICAL UNIT RESET: mode pages go back to their defaults, a SCSI-2 reservation ends, and every
+        nexus is told, the one that asked included (SAM-5 6.3.3). (Aborting tasks is the transport's.)
         """
         self.copies.stop(None)
         self.mode.reset()
         self.reservations.drop()
-        self.establish(BUS_DEVICE_RESET, but=by)
+        self.establish(BUS_DEVICE_RESET)
 
     def capacity_changed(self) -> None:
         """The device has another size now."""
@@ -183,6 +185,7 @@ class LogicalUnit:
             not self._attentions.pending(nexus)
             and self.port_groups.state(nexus.port.group) <= AccessState.NON_OPTIMIZED
             and self.reservations.is_open(nexus)
+            and self.medium.sense is None
         ):
             self._open.add(nexus)
         else:
@@ -286,6 +289,7 @@ class LogicalUnit:
             raise CheckCondition(TARGET_PORT_STANDBY)
         if state == AccessState.UNAVAILABLE and row.without_media != PortState.ANY:
             raise CheckCondition(TARGET_PORT_UNAVAILABLE)
+        self.medium.admit(row)
         if row.changes_blocks and self.write_protected:
             raise CheckCondition(WRITE_PROTECTED)
 

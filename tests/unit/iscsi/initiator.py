@@ -134,10 +134,10 @@ class Link:
     def opened(self, keys: dict[str, str] | None = None, *, isid: int = ISID) -> "Link":
         (answer,) = self.send(login(OPEN if keys is None else keys, isid=isid))
         assert (answer.opcode, answer.head[36]) == (0x23, 0)
-        self._clear_attentions()
+        self.clear_attentions()
         return self
 
-    def _clear_attentions(self) -> None:
+    def clear_attentions(self) -> None:
         """Take the POWER ON from each LUN without a PDU, so that tests can count those."""
         for session in self.node.sessions():
             for unit in session.nexus.luns.values():

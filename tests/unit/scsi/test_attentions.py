@@ -66,8 +66,8 @@ def test_request_sense_in_descriptor_format() -> None:
 def test_each_event_is_told_to_whom_it_concerns() -> None:
     unit = make_unit()
     one, two = Host(unit, 1), Host(unit, 2)
-    unit.reset(one.nexus)
-    assert (one.attention(), two.attention(), two.attention()) == (None, (0x29, 3), None)
+    unit.reset()
+    assert (one.attention(), two.attention(), two.attention()) == ((0x29, 3), (0x29, 3), None)
     unit.space_low()
     assert (one.attention(), two.attention()) == ((0x38, 7), (0x38, 7))
     unit.luns_changed(two.nexus)

@@ -135,5 +135,6 @@ def test_sense_in_descriptor_format_from_every_side() -> None:
         assert len(answer.data) == 8 + answer.data[7]
     # The field pointer, as a sense key specific descriptor.
     assert host.do(bytes((0xFF,))).data == bytes((0x72, 5, 0x20, 0, 0, 0, 0, 8, 2, 6, 0, 0, 0xC0, 0, 0, 0))
-    host.unit.reset(host.nexus)
+    host.unit.reset()
+    assert host.attention() == (0x29, 3)
     assert host.do(READ).data[0] == 0x70

@@ -172,7 +172,8 @@ def test_software_write_protect_lasts_until_reset() -> None:
     assert execute(unit, nexus, bytes([0x15, 0x10, 0, 0, 16]), bytes(4) + page)[0] == 0
     write = bytes([0x2A, 0, 0, 0, 0, 0, 0, 0, 1])
     assert execute(unit, nexus, write, ALL_ONES)[1][2] == 0x07
-    unit.reset(nexus)
+    unit.reset()
+    assert execute(unit, nexus, bytes(6))[1][12:14] == b"\x29\x03"
     assert execute(unit, nexus, write, ALL_ONES)[0] == 0
 
 
