@@ -79,8 +79,7 @@ class Copy:
         begin, to = segment.source_lba * from_block, segment.destination_lba * to_block
         if begin + length > source.device.size or to + length > destination.device.size:
             raise CheckCondition(_TARGET_NOT_REACHABLE)
-        source.admit_as(self.nexus, _READ_16)
-        destination.admit_as(self.nexus, _WRITE_16)
+        self._check(source, destination)
         clear = UNMAP if destination.thin else ZERO
         done = 0
         while done < length:
@@ -90,15 +89,22 @@ class Copy:
                 (told,) = yield source, [(MAP, begin + done, window, None, False)]
                 runs = unpack_runs(data_of(told))
             for taking_space, part in _parts(runs):
-                if self.stopped:
-                    raise CheckCondition(_STOPPED)
+                self._check(source, destination)
                 if taking_space:
                     (read,) = yield source, [(READ, begin + done, part, None, False)]
+                    self._check(source, destination)
                     yield destination, [(WRITE, to + done, part, data_of(read), False)]
                 else:
                     yield destination, [(clear, to + done, part, None, False)]
                 done += part
                 self.moved_bytes += part
+
+    def _check(self, source: LogicalUnit, destination: LogicalUnit) -> None:
+        """Before each step, because what allows it may end meanwhile."""
+        if self.stopped:
+            raise CheckCondition(_STOPPED)
+        source.admit_as(self.nexus, _READ_16)
+        destination.admit_as(self.nexus, _WRITE_16)
 
 
 def _parts(runs: tuple[int, ...]) -> Iterator[tuple[bool, int]]:

@@ -6,7 +6,13 @@ import struct
 from typing import Final, NamedTuple
 
 from iscsi_rp.scsi.cdb import uint
-from iscsi_rp.scsi.sense import PARAMETER_LIST_LENGTH_ERROR, CheckCondition, Sense, invalid_parameter
+from iscsi_rp.scsi.sense import (
+    INVALID_FIELD_IN_CDB,
+    PARAMETER_LIST_LENGTH_ERROR,
+    CheckCondition,
+    Sense,
+    invalid_parameter,
+)
 
 TARGETS: Final = 8
 SEGMENTS: Final = 64
@@ -94,8 +100,10 @@ def _targets(data: bytes) -> tuple[Target, ...]:
             raise CheckCondition(UNSUPPORTED_TARGET)
         if len(part) < _TARGET:
             raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
-        if part[1] >> 6 or part[7] > 20:
-            raise invalid_parameter(at + (1 if part[1] >> 6 else 7))
+        if part[1] >> 6:
+            raise CheckCondition(INVALID_FIELD_IN_CDB)  # a type of identifier that is not known
+        if part[7] > 20:
+            raise invalid_parameter(at + 7)
         designation = part[4:6] + part[7 : 8 + part[7]]
         found.append(Target(bool(part[1] & 0x20), part[1] & 0x1F, designation, uint(part, 29, 3)))
     return tuple(found)

@@ -10,7 +10,19 @@ from dataclasses import dataclass
 from typing import Final, TypeAlias
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.scsi import alua, blocks, copy, inquiry, log, mode, primary, provisioning, reservations, writes
+from iscsi_rp.scsi import (
+    alua,
+    blocks,
+    copy,
+    inquiry,
+    log,
+    medium,
+    mode,
+    primary,
+    provisioning,
+    reservations,
+    writes,
+)
 from iscsi_rp.scsi.access import PortState, Reserved
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.persistent import Action
@@ -42,6 +54,7 @@ _LBA_16: Final = "ff ff ff ff ff ff ff ff "
 _RANGE_16: Final = "ff ff ff ff ff ff ff ff ff ff ff ff 00 00"
 
 _COPY: Final = "{} 00 00 00 00 00 00 00 ff ff ff ff 00 00"
+_SANITIZE: Final = "{} 00 00 00 00 00 ff ff 00"
 _VARIABLE_LENGTH: Final = 0x7F
 _MEDIUM_S: Final = 30
 _QUICK_S: Final = 10
@@ -156,6 +169,7 @@ def _one_command(code: int, action: int, options: int, timeouts: bool) -> bytes:
 _ROWS: Final = (
     _row(0x00, "TEST UNIT READY", primary.test_unit_ready, "00 00 00 00 00", Reserved.PERSISTENT_ALLOWED),
     _about(0x03, "REQUEST SENSE", primary.request_sense, "01 00 00 ff 00", port=PortState.ANY),
+    _writes(0x04, "FORMAT UNIT", medium.format_unit, "ff 00 00 00 00", timeout_s=_LONG_S),
     _reads(0x08, "READ (6)", blocks.read, "1f ff ff ff 00"),
     _writes(0x0A, "WRITE (6)", writes.write, "1f ff ff ff 00"),
     _about(0x12, "INQUIRY", inquiry.inquiry, "01 ff ff ff 00", port=PortState.ANY),
@@ -163,7 +177,7 @@ _ROWS: Final = (
     _about(0x16, "RESERVE (6)", reservations.reserve, "00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x17, "RELEASE (6)", reservations.release, "00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x1A, "MODE SENSE (6)", mode.mode_sense, "08 ff ff ff 00", Reserved.CONFLICT),
-    _row(0x1B, "START STOP UNIT", primary.start_stop_unit, "01 00 0f f7 00", Reserved.OWN_RULES),
+    _row(0x1B, "START STOP UNIT", medium.start_stop_unit, "01 00 0f f5 00", Reserved.OWN_RULES),
     _row(0x1D, "SEND DIAGNOSTIC", primary.send_diagnostic, "14 00 00 00 00", Reserved.CONFLICT),
     _row(0x1E, "PREVENT ALLOW MEDIUM REMOVAL", primary.prevent_allow, "00 00 00 03 00", Reserved.OWN_RULES),
     _row(0x25, "READ CAPACITY (10)", blocks.read_capacity_10, "00 ff ff ff ff 00 00 00 00", Reserved.ALLOWED),
@@ -177,6 +191,20 @@ _ROWS: Final = (
     _writes(0x42, "UNMAP", provisioning.unmap, "00 00 00 00 00 00 ff ff 00"),
     _about(0x4C, "LOG SELECT", log.log_select, "02 ff 00 00 00 00 00 00 00", Reserved.CONFLICT),
     _about(0x4D, "LOG SENSE", log.log_sense, "00 ff ff 00 ff ff ff ff 00"),
+    _writes(
+        0x48, "SANITIZE, OVERWRITE", medium.sanitize, _SANITIZE.format("a1"), action=1, timeout_s=_LONG_S
+    ),
+    _writes(
+        0x48, "SANITIZE, BLOCK ERASE", medium.sanitize, _SANITIZE.format("a2"), action=2, timeout_s=_LONG_S
+    ),
+    _row(
+        0x48,
+        "SANITIZE, EXIT FAILURE MODE",
+        medium.sanitize,
+        _SANITIZE.format("1f"),
+        Reserved.CONFLICT,
+        action=0x1F,
+    ),
     _about(0x55, "MODE SELECT (10)", mode.mode_select, "11 00 00 00 00 00 ff ff 00", Reserved.CONFLICT),
     _about(0x56, "RESERVE (10)", reservations.reserve, "00 00 00 00 00 00 00 00 00", Reserved.OWN_RULES),
     _about(0x57, "RELEASE (10)", reservations.release, "00 00 00 00 00 00 00 00 00", Reserved.OWN_RULES),

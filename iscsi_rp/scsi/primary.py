@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from iscsi_rp.device import FLUSH, READ
+from iscsi_rp.device import READ
 from iscsi_rp.scsi.access import Reserved
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.holds import Operation
@@ -19,7 +19,7 @@ def request_sense(task: Task) -> None:
     """What waits to be told, which is over with that; DESC asks for descriptor format (SPC-4 6.39)."""
     if task.cdb[1] & ~0x01:
         raise invalid_field(1)
-    sense = task.unit.take_attention(task.nexus) or NO_SENSE
+    sense = task.unit.take_attention(task.nexus) or task.unit.medium.sense or NO_SENSE
     task.good(sense.encode(descriptor=bool(task.cdb[1] & 0x01))[: task.cdb[4]])
 
 
@@ -39,15 +39,6 @@ def lun_list(luns: Iterable[int], cdb: bytes) -> bytes:
 def encode_lun(lun: int) -> bytes:
     """Single level: peripheral addressing up to 255, else flat (SAM-5 4.6)."""
     return (lun if lun < 256 else 0x4000 | lun).to_bytes(2, "big") + bytes(6)
-
-
-def start_stop_unit(task: Task) -> None:
-    """There is nothing to spin: stopping means that the cache is on the medium (SBC-4 5.25)."""
-    if task.cdb[4] & 0x02:
-        raise invalid_field(4)  # LOEJ: not removable
-    starts = task.cdb[4] & 0xF1 == 0x01
-    task.unit.reservations.admit(task.nexus, Reserved.ALLOWED if starts else Reserved.CONFLICT)
-    task.io([(FLUSH, 0, 0, None, False)], lambda _: task.good())
 
 
 def send_diagnostic(task: Task) -> None:

@@ -136,7 +136,7 @@ def test_units_of_other_block_sizes(in_destination_blocks: bool) -> None:
         ([target()] * (copy_format.TARGETS + 1), [], (5, 0x26, 0x06)),
         ([target()], [segment(0, 8, 1)] * (copy_format.SEGMENTS + 1), (5, 0x26, 0x08)),
         ([target()], [segment(0, 8, 1, kind=0)], (5, 0x26, 0x09)),
-        ([target(flags=0xC0)], [segment(0, 8, 1)], (5, 0x26, 0x00)),
+        ([target(flags=0xC0)], [segment(0, 8, 1)], (5, 0x24, 0x00)),
         ([target(flags=0x20)], [segment(0, 8, 1)], (0xA, 0x08, 0x04)),
         ([target(flags=0x01)], [segment(0, 8, 1)], (0xA, 0x0D, 0x03)),
         ([target(block=4096)], [segment(0, 8, 1)], (0xA, 0x0D, 0x03)),

@@ -1,6 +1,7 @@
 """Every opcode and service action: what changes the store says so in the table; and the commands' answers."""
 
 from collections.abc import Sequence
+from itertools import product
 from typing import Any
 
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from iscsi_rp.block import MemoryDevice, ReadOnlyDevice
 from iscsi_rp.device import UNMAP, WRITE, ZERO, Done, Io, NotReadyError
 from iscsi_rp.scsi import Identity, LogicalUnit, Nexus, serve_absent
-from iscsi_rp.scsi.opcodes import TABLE, WITH_SERVICE_ACTION
+from iscsi_rp.scsi.opcodes import TABLE, find
 from tests.unit.scsi.test_copy import copy_list, segment, target
 
 NAA = bytes.fromhex("6001405000000000000000000000001a")
@@ -48,8 +49,9 @@ def execute(unit: LogicalUnit, nexus: Nexus, cdb: bytes, data: bytes | None = No
 
 
 COPY = copy_list([target(NAA)], [segment(0, 8, 1)])
-LIST_BYTES = {0x42: 24, 0x83: len(COPY)}
-"Of opcodes whose length is that of a parameter list."
+OVERWRITE = b"\x01\0\0\x01\xff"
+LENGTHS = {0x04: (0,), 0x42: (24,), 0x48: (0, len(OVERWRITE)), 0x83: (len(COPY),)}
+"Of opcodes that have no blocks to count."
 
 
 def cdbs(code: int) -> list[bytes]:
@@ -57,11 +59,15 @@ def cdbs(code: int) -> list[bytes]:
     found = []
     for action in range(32):
         for flags in (0, 0x08, 0x20):
-            cdb = bytearray(16)
-            cdb[0], cdb[1] = code, action | flags
-            group = code >> 5
-            at = {0: 4, 1: 8, 2: 8, 5: 9}.get(group, 13)
-            cdb[at] = LIST_BYTES.get(code, 1)
+            cdb = bytearray(32 if code == 0x7F else 16)
+            cdb[0] = code
+            if code == 0x7F:
+                cdb[7], cdb[9], cdb[10], cdb[31] = 24, action, flags, 1
+            else:
+                cdb[1] = action | flags
+                group = code >> 5
+                at = {0: 4, 1: 8, 2: 8, 5: 9}.get(group, 13)
+                cdb[at] = LIST_BYTES.get(code, 1)
             found.append(bytes(cdb))
     return found
 
@@ -72,31 +78,43 @@ DATA = (
     b"\x5a" * BLOCK + ALL_ONES,
     b"\0\x16\0\x10" + bytes(4) + bytes(8) + b"\0\0\0\x02" + bytes(4),
     COPY,
+    OVERWRITE,
 )
 
 
 def test_nothing_changes_the_store_but_rows_that_say_so() -> None:
-    changed: set[int] = set()
+    changed: set[tuple[int, int | None]] = set()
     for code in range(256):
         for cdb in cdbs(code):
-            for data in DATA:
+            row = find(cdb)
+            for data in DATA if row is not None else DATA[:1]:
                 device = RecordingDevice()
                 device.submit([(WRITE, 0, 4 * BLOCK, b"\x5a" * 4 * BLOCK, False, 0)], lambda _: None)
-                device.ops.clear()
                 before = device.content()
                 unit, nexus = unit_over(device)
+                device.ops.clear()
                 status, _, _ = execute(unit, nexus, cdb, data)
-                row = TABLE.get((code, cdb[1] & 0x1F if code in WITH_SERVICE_ACTION else None))
                 writes = {op for op in device.ops if op in (WRITE, ZERO, UNMAP)}
                 if device.content() != before or writes:
                     assert row is not None
                     assert row.changes_blocks
                     assert writes
-                    changed.add(code)
+                    changed.add((code, row.service_action))
                 if row is None:
                     assert status == 0x02
                     assert not device.ops
-    assert changed == {row.code for row in TABLE.values() if row.changes_blocks}
+    assert changed == {key for key, row in TABLE.items() if row.changes_blocks}
+
+
+def test_no_service_action_of_a_variable_length_cdb_is_served_beyond_the_table() -> None:
+    device = RecordingDevice()
+    unit, nexus = unit_over(device)
+    device.ops.clear()
+    for action in range(1 << 16):
+        if (0x7F, action) not in TABLE:
+            cdb = b"\x7f" + bytes(6) + b"\x18" + action.to_bytes(2, "big") + bytes(21) + b"\x01"
+            assert execute(unit, nexus, cdb, ALL_ONES)[0] == 0x02
+    assert not device.ops
 
 
 def test_rows_that_change_blocks_are_refused_on_a_read_only_device() -> None:

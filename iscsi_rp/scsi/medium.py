@@ -1,0 +1,212 @@
+"""Whether the medium can be accessed: FORMAT UNIT, SANITIZE, START STOP UNIT (SBC-4 5.4, 5.30, 5.31; 4.11).
+
+Formatting and sanitizing go over all blocks in chunks, through the device as every write. Meanwhile, and
+after a failure, commands that need the medium are refused, so nothing is held. Neither abort nor reset ends
+it; the end of the process does, and it is not taken up again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Final
+
+from iscsi_rp.device import FLUSH, UNMAP, WRITE, ZERO
+from iscsi_rp.errors import Error
+from iscsi_rp.scsi.access import PortState, Reserved
+from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.holds import Operation
+from iscsi_rp.scsi.sense import (
+    CheckCondition,
+    Sense,
+    invalid_field,
+    invalid_parameter,
+)
+from iscsi_rp.scsi.steps import Drive, Steps
+from iscsi_rp.scsi.task import Task
+
+if TYPE_CHECKING:
+    from iscsi_rp.scsi.logical_unit import LogicalUnit
+    from iscsi_rp.scsi.opcodes import Opcode
+
+_CHUNK: Final = 1 << 20
+_CLEAR: Final = 64 << 20
+"So much is unmapped or zeroed at once."
+
+_FORMATTING: Final = Sense(0x2, 0x04, 0x04)
+_SANITIZING: Final = Sense(0x2, 0x04, 0x1B)
+_STOPPED: Final = Sense(0x2, 0x04, 0x02)
+_FORMAT_FAILED: Final = Sense(0x3, 0x31, 0x01)
+_SANITIZE_FAILED: Final = Sense(0x3, 0x31, 0x03)
+
+_FORMAT_UNIT, _START_STOP_UNIT, _PREVENT_ALLOW, _SANITIZE = 0x04, 0x1B, 0x1E, 0x48
+OVERWRITE, BLOCK_ERASE, EXIT_FAILURE_MODE = 0x01, 0x02, 0x1F
+
+
+@dataclass(slots=True)
+class Medium:
+    """What stands between commands and the medium of one logical unit."""
+
+    stopped: bool = False
+    working: Sense | None = None
+    "Why commands are refused while the medium is formatted or sanitized."
+    failed: Sense | None = None
+    "What formatting or sanitizing ended with, and whatever needs the medium now."
+    may_exit_failure: bool = False
+    "AUSE: EXIT FAILURE MODE ends `failed`."
+    progress: int = 0
+    "In 65,536ths."
+
+    @property
+    def sense(self) -> Sense | None:
+        """Why commands that need the medium are refused, or None."""
+        if self.working is not None:
+            return self.working._replace(progress=self.progress)
+        return self.failed or (_STOPPED if self.stopped else None)
+
+    def admit(self, row: Opcode) -> None:
+        """Raises `CheckCondition`."""
+        sense = self.sense
+        if sense is None or row.without_media != PortState.ACTIVE:
+            return
+        if self.working is None:
+            if row.code in (_START_STOP_UNIT, _PREVENT_ALLOW):
+                return
+            if self.failed is not None and row.code in (_FORMAT_UNIT, _SANITIZE):
+                return
+        raise CheckCondition(sense)
+
+
+def start_stop_unit(task: Task) -> None:
+    """Stopped, the cache is on the medium and nothing gets at it until START. Power conditions are accepted:
+    there is nothing that could save power.
+    """
+    unit, options = task.unit, task.cdb[4]
+    condition = options >> 4
+    if options & 0x02 or condition not in (0x0, 0x1, 0x2, 0x3, 0x7):
+        raise invalid_field(4)  # LOEJ: not removable
+    starts = condition == 0 and bool(options & 0x01)
+    unit.reservations.admit(task.nexus, Reserved.ALLOWED if starts else Reserved.CONFLICT)
+
+    def flushed() -> None:
+        if condition < 2:
+            unit.medium.stopped = condition == 0 and not starts
+            unit.review_all()
+        task.good()
+
+    if starts or options & 0x04:
+        return flushed()
+    return task.io([(FLUSH, 0, 0, None, False)], lambda _: flushed())
+
+
+def format_unit(task: Task) -> None:
+    """FORMAT UNIT: all blocks read as zeros, and take no space where the device can do that. No protection
+    information, no list of defects, no initialization pattern.
+    """
+    flags = task.cdb[1]
+    if flags & 0xC0 or (not flags & 0x10 and flags & 0x2F):
+        raise invalid_field(1)
+    if task.cdb[4]:
+        raise invalid_field(4)
+    immediate = False
+    if flags & 0x10:
+        header = task.parameters(8 if flags & 0x20 else 4)
+        defects = uint(header, 4, 4) if flags & 0x20 else uint(header, 2, 2)
+        # IP; and DPRY, DCRT and STPF without FOV.
+        if header[1] & 0x08 or (header[1] & 0x70 and not header[1] & 0x80):
+            raise invalid_parameter(1)
+        if header[0] or defects:
+            raise invalid_parameter(0 if header[0] else 2)
+        immediate = bool(header[1] & 0x02)
+    _work(task, _cleared(task.unit), _FORMATTING, _FORMAT_FAILED, immediate)
+
+
+def sanitize(task: Task) -> None:
+    """SANITIZE: OVERWRITE, BLOCK ERASE, EXIT FAILURE MODE. What is written is on the medium when it is over.
+
+    There is no CRYPTOGRAPHIC ERASE: a plain store has no key to forget.
+    """
+    unit, cdb = task.unit, task.cdb
+    action, length = cdb[1] & 0x1F, uint(cdb, 7, 2)
+    if cdb[1] & 0x40 or any(cdb[2:7]):
+        raise invalid_field(1 if cdb[1] & 0x40 else 2)
+    if action == EXIT_FAILURE_MODE:
+        if length:
+            raise invalid_field(7)
+        if unit.medium.failed is not None and not unit.medium.may_exit_failure:
+            raise invalid_field(1)
+        unit.medium.failed = None
+        unit.review_all()
+        return task.good()
+    if action == OVERWRITE:
+        steps = _overwritten(unit, list(_patterns(task, length)))
+    else:
+        if length:
+            raise invalid_field(7)
+        steps = _erased(unit)
+    unit.medium.may_exit_failure = bool(cdb[1] & 0x20)
+    return _work(task, steps, _SANITIZING, _SANITIZE_FAILED, bool(cdb[1] & 0x80))
+
+
+def _patterns(task: Task, length: int) -> Iterator[bytes]:
+    """One block for each pass (SBC-4 5.30.2.2)."""
+    block = task.unit.device.block_size
+    if not 5 <= length <= block + 4:
+        raise invalid_field(7)
+    data = task.parameters(length)
+    passes, size = data[0] & 0x1F, uint(data, 2, 2)
+    if not passes:
+        raise invalid_parameter(0)
+    if not 0 < size <= length - 4:
+        raise invalid_parameter(2)
+    pattern = (data[4 : 4 + size] * (block // size + 1))[:block]
+    inverted = bytes(byte ^ 0xFF for byte in pattern)
+    for each in range(passes):
+        yield inverted if data[0] & 0x80 and each % 2 else pattern
+
+
+def _work(task: Task, steps: Steps, working: Sense, failed: Sense, immediate: bool) -> None:
+    """Do `steps` while the medium is out of reach. Answered at once, or when it is over."""
+    unit, medium = task.unit, task.unit.medium
+    medium.working, medium.failed, medium.progress = working, None, 0
+    unit.review_all()
+
+    def ended(error: Error | None) -> None:
+        medium.working = None
+        if error is not None:
+            medium.failed = failed
+        unit.review_all()
+        if immediate:
+            return None
+        return task.good(transfer_bytes=len(task.data)) if error is None else task.fail(failed)
+
+    if immediate:
+        task.good(transfer_bytes=len(task.data))
+    Drive(steps, ended).start()
+
+
+def _cleared(unit: LogicalUnit) -> Steps:
+    op = UNMAP if unit.thin else ZERO
+    for at in range(0, unit.device.size, _CLEAR):
+        unit.medium.progress = (at << 16) // unit.device.size
+        yield unit, [(op, at, min(_CLEAR, unit.device.size - at), None, False)]
+    yield unit, [(FLUSH, 0, 0, None, False)]
+
+
+def _overwritten(unit: LogicalUnit, patterns: Sequence[bytes]) -> Steps:
+    size = unit.device.size
+    total = size * len(patterns)
+    for number, pattern in enumerate(patterns):
+        chunk = memoryview(pattern * (_CHUNK // len(pattern)))
+        for at in range(0, size, _CHUNK):
+            unit.medium.progress = (number * size + at << 16) // total
+            data = chunk[: size - at]
+            # FUA: each pass has to reach the medium, not only the cache.
+            write: Operation = (WRITE, at, len(data), data, True)
+            yield unit, [write]
+
+
+def _erased(unit: LogicalUnit) -> Steps:
+    """Overwritten with zeros, because giving space back leaves what is in it; then given back."""
+    yield from _overwritten(unit, [bytes(unit.device.block_size)])
+    yield from _cleared(unit)
