@@ -57,18 +57,15 @@ LENGTHS = {0x04: (0,), 0x42: (24,), 0x48: (0, len(OVERWRITE)), 0x83: (len(COPY),
 def cdbs(code: int) -> list[bytes]:
     """CDBs of an opcode that could do something: every service action, with a length of one."""
     found = []
-    for action in range(32):
-        for flags in (0, 0x08, 0x20):
-            cdb = bytearray(32 if code == 0x7F else 16)
-            cdb[0] = code
-            if code == 0x7F:
-                cdb[7], cdb[9], cdb[10], cdb[31] = 24, action, flags, 1
-            else:
-                cdb[1] = action | flags
-                group = code >> 5
-                at = {0: 4, 1: 8, 2: 8, 5: 9}.get(group, 13)
-                cdb[at] = LIST_BYTES.get(code, 1)
-            found.append(bytes(cdb))
+    for action, flags, length in product(range(32), (0, 0x08, 0x20), LENGTHS.get(code, (1,))):
+        cdb = bytearray(32 if code == 0x7F else 16)
+        cdb[0] = code
+        if code == 0x7F:
+            cdb[7], cdb[9], cdb[10], cdb[31] = 24, action, flags, length
+        else:
+            cdb[1] = action | flags
+            cdb[{0: 4, 1: 8, 2: 8, 5: 9}.get(code >> 5, 13)] = length
+        found.append(bytes(cdb))
     return found
 
 
