@@ -97,7 +97,7 @@ class IscsiServer:
         change = self._node.set_access(access)
         for stream in self._streams.of(change.refused):
             stream.stop(grace_s)
-        _tell_inventory(change.changed)
+        _tell_inventory(set(change.changed) - set(change.refused))
 
     # Sessions.
 
