@@ -13,6 +13,7 @@ from iscsi_rp.scsi.task import Task
 
 PROTECT: Final = 0xE0
 _PMI: Final = 0x01
+_LAST_DEFECT_FORMAT: Final = 5
 
 
 def checked_range(task: Task, limit_blocks: int) -> Range:
@@ -118,3 +119,14 @@ def read_capacity_16(task: Task) -> None:
     thin = 0xC0 if unit.thin else 0  # LBPME, LBPRZ
     data = (unit.size_blocks - 1).to_bytes(8, "big") + unit.device.block_size.to_bytes(4, "big")
     task.good((data + bytes((0, exponent, thin, 0)) + bytes(16))[: uint(task.cdb, 10, 4)])
+
+
+def read_defect_data(task: Task) -> None:
+    """READ DEFECT DATA (10) and (12): the lists are empty, in whatever format (SBC-4 5.20, 5.21)."""
+    long = task.cdb[0] == 0xB7
+    at = 1 if long else 2
+    wanted = task.cdb[at] & 0x1F
+    if wanted & 0x07 > _LAST_DEFECT_FORMAT:
+        raise invalid_field(at)
+    allocation = uint(task.cdb, 6, 4) if long else uint(task.cdb, 7, 2)
+    task.good(bytes((0, wanted)).ljust(8 if long else 4, b"\0")[:allocation])

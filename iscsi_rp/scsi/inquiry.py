@@ -126,7 +126,7 @@ def _third_party_copy(unit: "LogicalUnit", nexus: Nexus) -> bytes:
 def _block_limits(unit: "LogicalUnit", nexus: Nexus) -> bytes:
     limits = unit.limits
     return _BLOCK_LIMITS.pack(
-        0x01,  # WSNZ: WRITE SAME of zero blocks is refused
+        0,  # WSNZ: WRITE SAME of zero blocks goes to the end
         limits.compare_blocks,
         unit.blocks_per_physical,
         limits.transfer_blocks,
@@ -146,8 +146,9 @@ def _block_limits(unit: "LogicalUnit", nexus: Nexus) -> bytes:
 
 
 def _characteristics(unit: "LogicalUnit", nexus: Nexus) -> bytes:
-    # Medium rotation rate 1: not rotating. VBULS: unmapped blocks can be verified.
-    return bytes((0, 1, 0, 0, 0x01)).ljust(60, b"\0")
+    # Medium rotation rate 1: not rotating. WABEREQ 1: what a block erase left can be read. VBULS: unmapped
+    # blocks can be verified.
+    return bytes((0, 1, 0, 0x40, 0x01)).ljust(60, b"\0")
 
 
 def _provisioning(unit: "LogicalUnit", nexus: Nexus) -> bytes:

@@ -51,7 +51,7 @@ TRANSFER_BYTES: Final = 8 << 20
 _HELD_BYTES: Final = 2 * TRANSFER_BYTES
 "Reads of one batch for the device: `done` can give their data away before the next ones take memory."
 _OPTIMAL_BYTES: Final = 1 << 20
-_WRITE_SAME_BYTES: Final = 16 << 20
+_WRITE_SAME_BYTES: Final = 1 << 30
 _UNMAP_BLOCKS: Final = 1 << 20
 _UNMAP_DESCRIPTORS: Final = 256
 _COMPARE_BLOCKS: Final = 255

@@ -187,6 +187,7 @@ _ROWS: Final = (
     _reads(0x2F, "VERIFY (10)", blocks.verify, "f6" + _RANGE_10),
     _reads(0x34, "PRE-FETCH (10)", blocks.prefetch, "02" + _RANGE_10),
     _row(0x35, "SYNCHRONIZE CACHE (10)", blocks.synchronize_cache, "02" + _RANGE_10, Reserved.CONFLICT),
+    _reads(0x37, "READ DEFECT DATA (10)", blocks.read_defect_data, "00 1f 00 00 00 00 ff ff 00"),
     _writes(0x41, "WRITE SAME (10)", provisioning.write_same, "e8" + _RANGE_10),
     _writes(0x42, "UNMAP", provisioning.unmap, "00 00 00 00 00 00 ff ff 00"),
     _about(0x4C, "LOG SELECT", log.log_select, "02 ff 00 00 00 00 00 00 00", Reserved.CONFLICT),
@@ -289,6 +290,7 @@ _ROWS: Final = (
     _writes(0xAA, "WRITE (12)", writes.write, "f8" + _RANGE_12),
     _writes(0xAE, "WRITE AND VERIFY (12)", writes.write_and_verify, "f2" + _RANGE_12),
     _reads(0xAF, "VERIFY (12)", blocks.verify, "f6" + _RANGE_12),
+    _reads(0xB7, "READ DEFECT DATA (12)", blocks.read_defect_data, "1f 00 00 00 00 ff ff ff ff 00 00"),
 )
 
 TABLE: Final[dict[tuple[int, int | None], Opcode]] = {(row.code, row.service_action): row for row in _ROWS}

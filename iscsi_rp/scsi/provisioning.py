@@ -1,8 +1,11 @@
 """The block commands of a thinly provisioned disk (SBC-4 4.7): WRITE SAME, UNMAP, GET LBA STATUS."""
 
-from typing import Final
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
 
 from iscsi_rp.device import MAP, UNMAP, WRITE, ZERO, Result, unpack_runs
+from iscsi_rp.errors import Error
 from iscsi_rp.scsi.blocks import checked_range, data_of
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.holds import Operation
@@ -13,37 +16,60 @@ from iscsi_rp.scsi.sense import (
     CheckCondition,
     invalid_field,
 )
+from iscsi_rp.scsi.steps import Drive, Steps
 from iscsi_rp.scsi.task import Task
+
+if TYPE_CHECKING:
+    from iscsi_rp.scsi.logical_unit import LogicalUnit
 
 _ANCHOR, _UNMAP, _NDOB = 0x10, 0x08, 0x01
 _MAPPED, _DEALLOCATED = 0, 1
 _CHUNK: Final = 1 << 20
+_AT_ONCE: Final = 16 << 20
 
 
 def write_same(task: Task) -> None:
-    """WRITE SAME: a block of zeros becomes ZERO, or UNMAP with its bit; another is repeated (SBC-4 5.46)."""
+    """WRITE SAME: a block of zeros becomes ZERO, or UNMAP with its bit; another is repeated (SBC-4 5.46). No
+    blocks are all from the first on.
+    """
     unit, block = task.unit, task.unit.device.block_size
     wanted = checked_range(task, unit.limits.write_same_blocks)
-    flags = wanted.flags
-    if not wanted.blocks:
-        raise invalid_field(10 if task.cdb[0] == 0x93 else 7)  # WSNZ
+    flags, blocks = wanted.flags, wanted.blocks or unit.size_blocks - wanted.lba
+    if blocks > unit.limits.write_same_blocks:
+        raise invalid_field(10 if task.cdb[0] == 0x93 else 7)
     no_data = bool(flags & _NDOB) and task.cdb[0] == 0x93
     if flags & _ANCHOR or (flags & _UNMAP and not unit.thin) or (flags & _NDOB and not no_data):
         raise invalid_field(1)
     sent = bytes(block) if no_data else task.data
     if len(sent) != block:
         raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
-    offset, length = wanted.lba * block, wanted.blocks * block
-    operations: list[Operation]
+    offset, length = wanted.lba * block, blocks * block
     if not any(sent):
-        operations = [(UNMAP if flags & _UNMAP else ZERO, offset, length, None, False)]
-    else:
-        chunk = memoryview(sent * min(wanted.blocks, _CHUNK // block))
-        operations = [
-            (WRITE, at, min(len(chunk), offset + length - at), chunk[: offset + length - at], False)
-            for at in range(offset, offset + length, len(chunk))
-        ]
-    task.io(operations, lambda _: task.good(transfer_bytes=0 if no_data else block))
+        clear: Operation = (UNMAP if flags & _UNMAP else ZERO, offset, length, None, False)
+        return task.io([clear], lambda _: task.good(transfer_bytes=0 if no_data else block))
+
+    def ended(error: Error | None) -> None:
+        if error is None:
+            task.good(transfer_bytes=block)
+        else:
+            task.end(error)
+
+    return Drive(_repeated(unit, sent, offset, length), ended).start()
+
+
+def _repeated(unit: LogicalUnit, sent: bytes, offset: int, length: int) -> Steps:
+    chunk = memoryview(sent * (min(length, _CHUNK) // len(sent)))
+    # FUA has the store write in a thread: so much would keep all others from the loop.
+    fua = length > _AT_ONCE
+    for begin in range(0, length, _AT_ONCE):
+        end = min(begin + _AT_ONCE, length)
+        yield (
+            unit,
+            [
+                (WRITE, offset + at, min(len(chunk), end - at), chunk[: end - at], fua)
+                for at in range(begin, end, len(chunk))
+            ],
+        )
 
 
 def unmap(task: Task) -> None:
