@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Final, Self
 from uuid import UUID, uuid4
 
+from iscsi_rp.array.access_tables import AccessTables
 from iscsi_rp.control.database import Database
-from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.control.models import Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
 
-SCHEMA_VERSION: Final = 1
 MAX_LUNS: Final = 256
 "LUNs of one target: single level addressing by peripheral device (SAM-5 4.7.7.2)."
 
-_SCHEMA: Final = """
+_VOLUMES_AND_ATTACHMENTS: Final = """
 CREATE TABLE array (array_id TEXT NOT NULL, restarts INTEGER NOT NULL);
 CREATE TABLE volume (
     uuid TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, lun INTEGER NOT NULL UNIQUE, kind TEXT NOT NULL,
@@ -30,6 +30,23 @@ CREATE TABLE attached_volume (
     group_id TEXT NOT NULL REFERENCES attachment ON DELETE CASCADE, place INTEGER NOT NULL,
     volume_uuid TEXT NOT NULL UNIQUE REFERENCES volume, PRIMARY KEY (group_id, place));
 """
+_PROCESSORS_AND_ACCESS: Final = """
+ALTER TABLE volume ADD COLUMN physical_block_size INTEGER NOT NULL DEFAULT 4096;
+ALTER TABLE volume ADD COLUMN owner TEXT NOT NULL DEFAULT 'A';
+ALTER TABLE volume ADD COLUMN registrations BLOB NOT NULL DEFAULT x'';
+ALTER TABLE volume ADD COLUMN growing_to_bytes INTEGER;
+CREATE TABLE access (listed_only INTEGER NOT NULL, chap_user TEXT, chap_secret BLOB, mutual_user TEXT,
+    mutual_secret BLOB);
+INSERT INTO access (listed_only) VALUES (0);
+CREATE TABLE initiator (
+    name TEXT PRIMARY KEY, chap_user TEXT, chap_secret BLOB, mutual_user TEXT, mutual_secret BLOB,
+    masked INTEGER NOT NULL);
+CREATE TABLE shown_lun (
+    initiator TEXT NOT NULL REFERENCES initiator ON DELETE CASCADE, lun INTEGER NOT NULL,
+    volume_uuid TEXT NOT NULL REFERENCES volume ON DELETE CASCADE,
+    PRIMARY KEY (initiator, lun), UNIQUE (initiator, volume_uuid));
+"""
+_STEPS: Final = (_VOLUMES_AND_ATTACHMENTS, _PROCESSORS_AND_ACCESS)
 
 
 def naa_of(uuid: str) -> str:
@@ -50,6 +67,12 @@ class VolumeRow:
     path: Path | None
     size_bytes: int
     block_size: int
+    physical_block_size: int = 4096
+    owner: Processor = Processor.A
+    registrations: bytes = b""
+    "Persistent reservations that survive a loss of power (APTPL), as the logical unit encodes them."
+    growing_to_bytes: int | None = None
+    "A resize that was begun: the store has this size, or will have it soon."
     sweep_needed: bool = False
     "Its dirty map cannot be trusted: only a full sweep finds what differs from the copy."
 
@@ -83,6 +106,7 @@ class Catalogue:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.access = AccessTables(database)
         with database.transaction() as db:
             if db.execute("SELECT count(*) FROM array").fetchone() == (0,):
                 db.execute("INSERT INTO array VALUES (?, 0)", (str(uuid4()),))
@@ -91,7 +115,7 @@ class Catalogue:
     @classmethod
     def open(cls, path: Path) -> Self:
         """See `Database.open` for the errors."""
-        return cls(Database.open(path, _SCHEMA, SCHEMA_VERSION))
+        return cls(Database.open(path, _STEPS))
 
     def close(self) -> None:
         self._database.close()
@@ -107,13 +131,19 @@ class Catalogue:
         """By LUN."""
         with self._database.transaction() as db:
             rows = db.execute(
-                "SELECT uuid, name, lun, kind, path, size_bytes, block_size, sweep_needed"
-                " FROM volume ORDER BY lun"
+                "SELECT uuid, name, lun, kind, path, size_bytes, block_size, physical_block_size, owner,"
+                " registrations, growing_to_bytes, sweep_needed FROM volume ORDER BY lun"
             ).fetchall()
         return [_volume(*row) for row in rows]
 
     def add_volume(
-        self, name: str, kind: VolumeKind, path: Path | None, size_bytes: int, block_size: int
+        self,
+        name: str,
+        kind: VolumeKind,
+        path: Path | None,
+        size_bytes: int,
+        sector: Sector = Sector.E512,
+        owner: Processor = Processor.A,
     ) -> VolumeRow:
         """A new volume, with a new UUID and the lowest free LUN.
 
@@ -127,9 +157,11 @@ class Catalogue:
             lun = next((lun for lun in range(MAX_LUNS) if lun not in used), None)
             if lun is None:
                 raise ConflictError(f"the array has {MAX_LUNS} volumes, and no LUN is free")
-            row = VolumeRow(str(uuid4()), name, lun, kind, path, size_bytes, block_size)
+            block, physical = sector.block_size, sector.physical_block_size
+            row = VolumeRow(str(uuid4()), name, lun, kind, path, size_bytes, block, physical, owner)
             db.execute(
-                "INSERT INTO volume VALUES (?, ?, ?, ?, ?, ?, ?, 0)",
+                "INSERT INTO volume (uuid, name, lun, kind, path, size_bytes, block_size,"
+                " physical_block_size, owner, sweep_needed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
                 (
                     row.uuid,
                     name,
@@ -137,7 +169,9 @@ class Catalogue:
                     kind.value,
                     None if path is None else str(path),
                     size_bytes,
-                    block_size,
+                    block,
+                    physical,
+                    owner.value,
                 ),
             )
         return row
@@ -148,12 +182,26 @@ class Catalogue:
             _expect_one(db.execute("DELETE FROM volume WHERE uuid = ?", (uuid,)), "volume", uuid)
 
     def set_sweep_needed(self, uuid: str, needed: bool) -> None:
+        self._set_volume(uuid, "sweep_needed = ?", needed)
+
+    def set_owner(self, uuid: str, owner: Processor) -> None:
+        self._set_volume(uuid, "owner = ?", owner.value)
+
+    def set_registrations(self, uuid: str, registrations: bytes) -> None:
+        self._set_volume(uuid, "registrations = ?", registrations)
+
+    def begin_growing(self, uuid: str, size_bytes: int) -> None:
+        """Before its store grows."""
+        self._set_volume(uuid, "growing_to_bytes = ?", size_bytes)
+
+    def end_growing(self, uuid: str, size_bytes: int) -> None:
+        """After its store grew, or could not: it has that size now."""
+        self._set_volume(uuid, "size_bytes = ?, growing_to_bytes = NULL", size_bytes)
+
+    def _set_volume(self, uuid: str, columns: str, value: object) -> None:
         with self._database.transaction() as db:
-            _expect_one(
-                db.execute("UPDATE volume SET sweep_needed = ? WHERE uuid = ?", (needed, uuid)),
-                "volume",
-                uuid,
-            )
+            changed = db.execute(f"UPDATE volume SET {columns} WHERE uuid = ?", (value, uuid))
+            _expect_one(changed, "volume", uuid)
 
     def attachments(self) -> list[Attachment]:
         """By name of the group."""
@@ -221,10 +269,26 @@ def _volume(
     path: str | None,
     size_bytes: int,
     block_size: int,
+    physical_block_size: int,
+    owner: str,
+    registrations: bytes,
+    growing_to_bytes: int | None,
     sweep_needed: int,
 ) -> VolumeRow:
-    place = None if path is None else Path(path)
-    return VolumeRow(uuid, name, lun, VolumeKind(kind), place, size_bytes, block_size, bool(sweep_needed))
+    return VolumeRow(
+        uuid,
+        name,
+        lun,
+        VolumeKind(kind),
+        None if path is None else Path(path),
+        size_bytes,
+        block_size,
+        physical_block_size,
+        Processor(owner),
+        registrations,
+        growing_to_bytes,
+        bool(sweep_needed),
+    )
 
 
 @contextmanager

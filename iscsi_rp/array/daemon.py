@@ -6,13 +6,17 @@ from typing import Final
 
 import structlog
 
-from iscsi_rp.array.catalogue import Catalogue
+from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import Protection
+from iscsi_rp.array.registrations import RegistrationKeeper
 from iscsi_rp.array.service import Service
-from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.array.space import SpaceWatch
+from iscsi_rp.array.volumes import ServedVolume, finish_growing
 from iscsi_rp.control.array_api import array_app
 from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
+from iscsi_rp.control.models import Portal
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer
@@ -32,7 +36,14 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         catalogue = await asyncio.to_thread(Catalogue.open, state / "catalogue.db")
         stack.callback(catalogue.close)
         catalogue.count_restart()
-        volumes = {row.uuid: ServedVolume(row, state / "maps") for row in catalogue.volumes()}
+        finish_growing(catalogue)
+        keeper = RegistrationKeeper(catalogue)
+        stack.push_async_callback(keeper.drain)
+
+        def serve(row: VolumeRow) -> ServedVolume:
+            return ServedVolume(row, state / "maps", config.array.processors, keeper.saver(row.uuid))
+
+        volumes = {row.uuid: serve(row) for row in catalogue.volumes()}
 
         async def close_volumes() -> None:
             for volume in volumes.values():
@@ -47,16 +58,33 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         await protection.start()
         server = IscsiServer()
         server.add_target(config.array.iqn, {volume.row.lun: volume.unit for volume in volumes.values()})
-        service = Service(config.array.name, config.array.iqn, state, catalogue, server, volumes, protection)
+        space = SpaceWatch(volumes, config.array.space_low_percent)
+        service = Service(
+            config.array.name,
+            config.array.iqn,
+            state,
+            catalogue,
+            server,
+            volumes,
+            protection,
+            space,
+            Initiators(catalogue, server, volumes),
+            serve,
+        )
         stack.push_async_callback(service.stop)
         stack.push_async_callback(server.close, GRACE_S)
         for portal in config.array.portals:
-            host, port = await server.listen(portal.host, portal.port)
-            service.portals.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            group = portal.sp.portal_group
+            host, port = await server.listen(portal.host, portal.port, portal_group=group)
+            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+            service.portals.append(Portal(address=address, processor=portal.sp))
+        watching = asyncio.create_task(space.run(), name="space")
+        stack.callback(watching.cancel)
         api = ApiServer(array_app(service), config.array_socket)
         await api.start()
         stack.push_async_callback(api.stop)
-        _log.info("array serves", name=config.array.name, portals=service.portals, iqn=config.array.iqn)
+        portals = [f"{portal.address} ({portal.processor})" for portal in service.portals]
+        _log.info("array serves", name=config.array.name, portals=portals, iqn=config.array.iqn)
         await stop.wait()
 
 

@@ -7,30 +7,37 @@ from typing import Final
 
 from pydantic import JsonValue
 
+from iscsi_rp.array.alerts import array_alerts
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import ProtectedGroup, Protection
+from iscsi_rp.array.space import SpaceWatch
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import create_file
 from iscsi_rp.clock import utc_ns
 from iscsi_rp.control.app import no_such
 from iscsi_rp.control.jobs import Jobs, Progress
+from iscsi_rp.control.latency import Latencies, SessionLatency, VolumeLatency
 from iscsi_rp.control.models import (
-    Alert,
     ArrayStatus,
     Job,
+    Portal,
+    Processor,
     Resync,
     Session,
     SplitterMode,
     SplitterStatus,
     Volume,
+    VolumeChange,
     VolumeCreate,
     VolumeKind,
 )
-from iscsi_rp.errors import ConflictError, NotFoundError, UnreachableError
+from iscsi_rp.errors import ConflictError, NotFoundError, UnreachableError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.replication.regions import REGION_BYTES
 from iscsi_rp.splitter.core import Mode
 from iscsi_rp.splitter.resync import Verification
+from iscsi_rp.units import format_size
 
 POLL_S: Final = 0.05
 
@@ -47,8 +54,11 @@ class Service:
         server: IscsiServer,
         volumes: dict[str, ServedVolume],
         protection: Protection,
+        space: SpaceWatch,
+        initiators: Initiators,
+        serve: Callable[[VolumeRow], ServedVolume],
     ) -> None:
-        """`volumes` are by UUID; the service adds and removes them."""
+        """`volumes` are by UUID; the service adds, by `serve`, and removes them."""
         self._name = name
         self._iqn = iqn
         self._state = state
@@ -56,9 +66,12 @@ class Service:
         self._server = server
         self._volumes = volumes
         self._protection = protection
+        self._serve = serve
+        self._space = space
+        self.initiators = initiators
         self._jobs = Jobs()
         self._changing = asyncio.Lock()
-        self.portals: list[str] = []
+        self.portals: list[Portal] = []
 
     async def stop(self) -> None:
         await self._jobs.stop()
@@ -87,6 +100,7 @@ class Service:
         async with self._changing:
             if any(volume.row.name == request.name for volume in self._volumes.values()):
                 raise ConflictError(f"there is a volume {request.name!r} already")
+            self._check_processor(request.owner)
             path, created = await asyncio.to_thread(self._store_for, request)
             try:
                 row = await asyncio.to_thread(self._add, request, path)
@@ -94,7 +108,7 @@ class Service:
                 if created and path is not None:
                     path.unlink(missing_ok=True)
                 raise
-            volume = ServedVolume(row, self._state / "maps")
+            volume = self._serve(row)
             if volume.error is not None:
                 await asyncio.to_thread(self._catalogue.remove_volume, row.uuid)
                 if created and path is not None:
@@ -122,16 +136,39 @@ class Service:
         return path, True
 
     def _add(self, request: VolumeCreate, path: Path | None) -> VolumeRow:
-        size = request.size_bytes
+        size, block_size = request.size_bytes, request.sector.block_size
         if size is None:
             assert path is not None
             with path.open("rb") as store:
-                size = store.seek(0, 2) // request.block_size * request.block_size
+                size = store.seek(0, 2) // block_size * block_size
         if size == 0:
             raise ConflictError(
                 f"the store at {path} is empty", hint="Give a size for a new one at another path."
             )
-        return self._catalogue.add_volume(request.name, request.kind, path, size, request.block_size)
+        return self._catalogue.add_volume(
+            request.name, request.kind, path, size, request.sector, request.owner
+        )
+
+    async def change_volume(self, name: str, request: VolumeChange) -> Volume:
+        async with self._changing:
+            volume = self._volume(name)
+            if request.owner is not None:
+                self._check_processor(request.owner)
+                await asyncio.to_thread(self._catalogue.set_owner, volume.row.uuid, request.owner)
+                volume.set_owner(request.owner)
+            if request.size_bytes is not None:
+                _check_growth(volume, request.size_bytes)
+                await volume.grow(self._catalogue, request.size_bytes, preallocate=request.preallocate)
+                self._protection.announce()
+            return self._model(volume)
+
+    def _check_processor(self, owner: Processor) -> None:
+        if owner not in {portal.processor for portal in self.portals}:
+            raise ConflictError(
+                f"storage processor {owner} has no portal",
+                hint=f'Give it one in the configuration: {{ address = "HOST:PORT", sp = "{owner}" }}'
+                " among `portals` of [array].",
+            )
 
     async def delete_volume(self, name: str, destroy: bool, force: bool) -> None:
         async with self._changing:
@@ -147,8 +184,9 @@ class Service:
                     hint="Log them out, or delete it with --force.",
                 )
             await asyncio.to_thread(self._catalogue.remove_volume, volume.row.uuid)
-            self._server.set_lun(self._iqn, volume.row.lun, None)
             del self._volumes[volume.row.uuid]
+            self._server.set_lun(self._iqn, volume.row.lun, None)
+            await self.initiators.volume_deleted()
             self._protection.announce()
             await volume.close()
             if destroy and volume.row.kind is VolumeKind.FILE and volume.row.path is not None:
@@ -159,15 +197,46 @@ class Service:
     async def list_sessions(self) -> list[Session]:
         return [
             Session(
+                id=each.id,
                 initiator=each.initiator,
                 target=each.target,
                 peer=each.peer,
+                portal=each.portal,
+                processor=Processor.of(each.portal_group),
+                since_ns=each.since_ns,
+                auth=each.auth,
+                digests=each.digests,
                 commands=each.commands,
+                outstanding=each.outstanding,
                 read_bytes=each.bytes_read,
                 written_bytes=each.bytes_written,
             )
             for each in self._server.sessions()
         ]
+
+    async def disconnect(self, session_id: int) -> None:
+        await self._server.disconnect(session_id)
+
+    async def latencies(self) -> Latencies:
+        volumes = []
+        for volume in self._volumes.values():
+            reads, writes = self._server.latency(volume.unit)
+            volumes.append(VolumeLatency(volume=volume.row.name, reads=list(reads), writes=list(writes)))
+        sessions = []
+        for session in self._server.sessions():
+            shown = self.initiators.shown_to(session.initiator.lower())
+            for lun, (reads, writes) in sorted(session.latency.items()):
+                sessions.append(
+                    SessionLatency(
+                        session=session.id,
+                        initiator=session.initiator,
+                        lun=lun,
+                        volume=shown.get(lun, ""),
+                        reads=list(reads),
+                        writes=list(writes),
+                    )
+                )
+        return Latencies(volumes=volumes, sessions=sessions)
 
     async def status(self) -> ArrayStatus:
         return ArrayStatus(
@@ -178,7 +247,7 @@ class Service:
             volumes=await self.list_volumes(),
             groups=[self._splitter_status(group) for group in self._protection.groups.values()],
             sessions=await self.list_sessions(),
-            alerts=self._alerts(),
+            alerts=[*array_alerts(self._volumes.values(), self._protection), *self._space.alerts()],
         )
 
     def _splitter_status(self, group: ProtectedGroup) -> SplitterStatus:
@@ -210,44 +279,6 @@ class Service:
             last_error=splitter.last_error if core.mode is not Mode.SPLITTING else None,
         )
 
-    def _alerts(self) -> list[Alert]:
-        alerts = [
-            Alert(
-                code="volume-offline",
-                text=f"volume {volume.row.name!r} is offline: {volume.error}",
-                next_step="Bring its store back and start the array again.",
-            )
-            for volume in self._volumes.values()
-            if volume.error
-        ]
-        for group in self._protection.groups.values():
-            name, reason = group.splitter.name, group.splitter.last_error or "starting"
-            if group.splitter.core.mode is Mode.MARKING:
-                alerts.append(
-                    Alert(
-                        code="not-protected",
-                        text=f"group {name!r} is not protected: {reason}",
-                        next_step="Hosts go on; what they write is marked. See that the appliance runs.",
-                    )
-                )
-            if group.splitter.core.resync.unreadable:
-                alerts.append(
-                    Alert(
-                        code="store-unreadable",
-                        text=f"group {name!r}: regions of a store cannot be read and stay marked",
-                        next_step="Look at the store's medium; reading is tried again every few seconds.",
-                    )
-                )
-        for name, reason in self._protection.conflicts.items():
-            alerts.append(
-                Alert(
-                    code="cannot-attach",
-                    text=f"group {name!r} cannot be attached: {reason}",
-                    next_step="Delete the group at its appliance, or free its volumes.",
-                )
-            )
-        return alerts
-
     # -- jobs
 
     async def job(self, job_id: str) -> Job:
@@ -270,6 +301,26 @@ class Service:
         if self._jobs.running("verify", group):
             raise ConflictError(f"group {group!r} is being verified already")
         return self._jobs.start("verify", group, _verification(each))
+
+
+def _check_growth(volume: ServedVolume, size_bytes: int) -> None:
+    """ConflictError, UsageError: the volume cannot have that size."""
+    row = volume.row
+    if size_bytes % row.block_size:
+        raise UsageError(f"the size must be a multiple of the block size, {row.block_size} bytes")
+    if size_bytes <= row.size_bytes:
+        raise ConflictError(
+            f"volume {row.name!r} has {format_size(row.size_bytes)}, and can only grow:"
+            " hosts would lose what stands at its end",
+            hint="For a smaller one, create another volume and copy the data on a host.",
+        )
+    if volume.group is not None:
+        raise ConflictError(
+            f"volume {row.name!r} is in group {volume.group!r}, whose copy and journal do not grow",
+            hint=f"Delete the group by `iscsi-rp group delete {volume.group}`, resize, and make it again.",
+        )
+    if volume.error is not None:
+        raise ConflictError(f"volume {row.name!r} is offline: {volume.error}")
 
 
 def _verification(group: ProtectedGroup) -> Callable[[Progress], Awaitable[dict[str, JsonValue]]]:

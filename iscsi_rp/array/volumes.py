@@ -2,15 +2,22 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
-from iscsi_rp.array.catalogue import VolumeRow
+import structlog
+
+from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.stack import Joint
-from iscsi_rp.block import FileDevice, MemoryDevice
-from iscsi_rp.control.models import Volume, VolumeKind, VolumeState
+from iscsi_rp.block import FileDevice, MemoryDevice, StoreSizeError, grow_file
+from iscsi_rp.control.models import Processor, Volume, VolumeKind, VolumeState
 from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi import Identity, LogicalUnit
+from iscsi_rp.scsi.alua import PortGroups
+from iscsi_rp.scsi.reservations import Save
+
+_log = structlog.get_logger(__name__)
 
 
 class OfflineDevice:
@@ -39,11 +46,34 @@ def open_store(row: VolumeRow) -> FileDevice | MemoryDevice:
     return FileDevice(row.path, size=row.size_bytes, block_size=row.block_size)
 
 
+def finish_growing(catalogue: Catalogue) -> None:
+    """Complete the resizes that a crash broke off; before the volumes are opened."""
+    for row in catalogue.volumes():
+        if row.growing_to_bytes is None:
+            continue
+        try:
+            if row.kind is VolumeKind.FILE and row.path is not None:
+                grow_file(row.path, row.growing_to_bytes)
+        except Error as error:
+            # It is tried again at the next start. Until then the volume is offline, unless it had not begun.
+            _log.error("cannot finish a resize", volume=row.name, reason=error.message)
+        else:
+            catalogue.end_growing(row.uuid, row.growing_to_bytes)
+
+
 class ServedVolume:
     """A volume of the catalogue with what serves it."""
 
-    def __init__(self, row: VolumeRow, maps: Path) -> None:
-        """Opens the store; where that fails the volume is offline, and `error` says why."""
+    def __init__(
+        self,
+        row: VolumeRow,
+        maps: Path,
+        processors: Sequence[Processor] = (Processor.A,),
+        save: Save | None = None,
+    ) -> None:
+        """Opens the store; where that fails the volume is offline, and `error` says why. `processors` are
+        those that have portals; `save` keeps the persistent reservations.
+        """
         self.row = row
         self.error: str | None = None
         self.group: str | None = None
@@ -54,10 +84,21 @@ class ServedVolume:
             self.error = error.message
             self.store = OfflineDevice(row.size_bytes, row.block_size, error.message)
         self.joint = Joint(self.store)
-        self.unit = LogicalUnit(
-            self.joint, Identity(bytes.fromhex(row.naa), row.uuid.replace("-", ""), product="VOLUME")
-        )
+        self._processors = processors
+        self.unit = self._logical_unit(row, save)
         self._maps = maps
+
+    def _logical_unit(self, row: VolumeRow, save: Save | None) -> LogicalUnit:
+        groups = [processor.portal_group for processor in self._processors]
+        owner = row.owner if row.owner in self._processors else self._processors[0]
+        return LogicalUnit(
+            self.joint,
+            Identity(bytes.fromhex(row.naa), row.uuid.replace("-", ""), product="VOLUME"),
+            physical_block_size=row.physical_block_size,
+            port_groups=PortGroups({group: (group,) for group in groups}, owner.portal_group),
+            registrations=row.registrations,
+            save=save,
+        )
 
     @property
     def map_path(self) -> Path:
@@ -79,12 +120,38 @@ class ServedVolume:
             lun=self.row.lun,
             size_bytes=self.row.size_bytes,
             block_size=self.row.block_size,
+            physical_block_size=self.row.physical_block_size,
             kind=self.row.kind,
             path=self.row.path,
+            owner=self.row.owner,
             group=self.group,
             state=state,
             error=self.error,
         )
+
+    async def grow(self, catalogue: Catalogue, size_bytes: int, *, preallocate: bool) -> None:
+        """Make it larger, while hosts use it. Whenever this is broken off, by a crash too, the volume opens.
+
+        Raises `StoreSizeError`: the store cannot have that size. The volume is then as it was.
+        """
+        assert not isinstance(self.store, OfflineDevice)
+        uuid, before = self.row.uuid, self.row.size_bytes
+        await asyncio.to_thread(catalogue.begin_growing, uuid, size_bytes)
+        try:
+            await self.store.grow(size_bytes, preallocate=preallocate)
+        except StoreSizeError:
+            await asyncio.to_thread(catalogue.end_growing, uuid, before)
+            raise
+        await asyncio.to_thread(catalogue.end_growing, uuid, size_bytes)
+        # Hosts may use it only now: what they write to the new part is never lost again.
+        self.row = replace(self.row, size_bytes=size_bytes)
+        self.store.grown(size_bytes)
+        self.unit.capacity_changed()
+
+    def set_owner(self, owner: Processor) -> None:
+        """Raises `ValueError`: that storage processor has no portals."""
+        self.unit.set_owner(owner.portal_group)
+        self.row = replace(self.row, owner=owner)
 
     async def exchanged(self, below: BlockDevice) -> None:
         """Put a device under the joint, once nothing is in flight."""

@@ -9,6 +9,7 @@ from iscsi_rp.block.store import (
     StoreMissingError,
     StoreSizeError,
     create_file,
+    grow_file,
 )
 
 __all__ = [
@@ -20,4 +21,5 @@ __all__ = [
     "StoreMissingError",
     "StoreSizeError",
     "create_file",
+    "grow_file",
 ]

@@ -28,7 +28,7 @@ from functools import partial
 from typing import Any, Final, TypeAlias
 
 from iscsi_rp.block.readahead import Readahead
-from iscsi_rp.block.store import PUNCH_HOLE, ZERO_RANGE, StoreSizeError, fallocate, open_store
+from iscsi_rp.block.store import PUNCH_HOLE, ZERO_RANGE, StoreSizeError, fallocate, grow, open_store
 from iscsi_rp.clock import monotonic_s
 from iscsi_rp.device import (
     FLUSH,
@@ -154,6 +154,18 @@ class FileDevice:
             self._start_flush()
         if report:
             done(report)
+
+    async def grow(self, size: int, *, preallocate: bool = False) -> None:
+        """Give the store `size` bytes, more than it has; what is new reads as zeros. `size` stays as it is
+        until `grown`. Raises `StoreSizeError`.
+        """
+        await asyncio.get_running_loop().run_in_executor(
+            self._writer, partial(grow, self._fd, size, preallocate=preallocate)
+        )
+
+    def grown(self, size: int) -> None:
+        """Be as large as the store has grown."""
+        self._size = size
 
     async def drain(self) -> None:
         """Return when nothing is in the threads."""

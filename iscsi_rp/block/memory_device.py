@@ -39,5 +39,12 @@ class MemoryDevice:
             report.append((tag, result))
         done(report)
 
+    async def grow(self, size: int, *, preallocate: bool = False) -> None:
+        """Memory is given by `grown`."""
+
+    def grown(self, size: int) -> None:
+        """Have `size` bytes, more than before; what is new reads as zeros."""
+        self._data.extend(bytes(size - len(self._data)))
+
     async def close(self) -> None:
         """Nothing is ever in flight."""

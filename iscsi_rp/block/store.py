@@ -86,6 +86,39 @@ def open_store(path: str | os.PathLike[str], *, read_only: bool = False) -> tupl
         raise
 
 
+def grow(fd: int, size: int, *, preallocate: bool = False) -> None:
+    """Give an open store `size` bytes, durably; a block special has them already. Blocks.
+
+    Raises `StoreSizeError`; the store then is as large as it was.
+    """
+    before = os.lseek(fd, 0, os.SEEK_END)
+    if stat.S_ISBLK(os.fstat(fd).st_mode):
+        if before < size:
+            raise StoreSizeError(f"the block device has {before} bytes, not {size}")
+        return
+    if size < before:
+        raise StoreSizeError(f"the store has {before} bytes already, more than {size}")
+    try:
+        if preallocate:
+            os.posix_fallocate(fd, before, size - before)
+        os.ftruncate(fd, size)
+        os.fsync(fd)
+    except OSError as error:
+        os.ftruncate(fd, before)
+        raise StoreSizeError(f"cannot give the store {size} bytes: {error.strerror}") from None
+
+
+def grow_file(path: str | os.PathLike[str], size: int) -> None:
+    """As `grow`, for a store that nobody has open. Raises `StoreMissingError`, `StoreInUseError`,
+    `StoreSizeError`.
+    """
+    fd, _, _ = open_store(path)
+    try:
+        grow(fd, size)
+    finally:
+        os.close(fd)
+
+
 def fallocate(fd: int, mode: int, offset: int, length: int) -> None:
     """`fallocate(2)`, which Python has without its mode. Raises `OSError`."""
     if _libc.fallocate64(fd, mode, offset, length):

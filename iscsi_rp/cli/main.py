@@ -7,12 +7,14 @@ from typing import Any
 import click
 from pydantic import ValidationError
 
+from iscsi_rp.cli.access import access
 from iscsi_rp.cli.bookmark import bookmark
 from iscsi_rp.cli.config import config
 from iscsi_rp.cli.daemons import appliance, array
 from iscsi_rp.cli.demo import demo
 from iscsi_rp.cli.group import group
 from iscsi_rp.cli.image import image
+from iscsi_rp.cli.initiator import initiator
 from iscsi_rp.cli.recover import recover_production
 from iscsi_rp.cli.session import session
 from iscsi_rp.cli.site import Site
@@ -72,6 +74,8 @@ for command in (
     recover_production,
     verify,
     session,
+    initiator,
+    access,
     config,
     array,
     appliance,

@@ -66,6 +66,7 @@ def complete(names: Callable[[Site, click.Context], list[str]]) -> Complete:
 
 
 complete_volume = complete(lambda site, _: [volume.name for volume in site.array.list_volumes()])
+complete_initiator = complete(lambda site, _: [each.name for each in site.array.list_initiators()])
 complete_group = complete(lambda site, _: [group.name for group in site.appliance.list_groups()])
 complete_bookmark = complete(
     lambda site, context: [mark.name for mark in site.appliance.list_bookmarks(context.params["group"])]

@@ -40,7 +40,7 @@ def _ask(query: Callable[[], T]) -> tuple[T | None, UnreachableError | None]:
 
 def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None:
     if array is not None:
-        portals = ", ".join(array.portals)
+        portals = ", ".join(f"{portal.address} (SP {portal.processor})" for portal in array.portals)
         print_facts([("array", f"{array.name}, {array.iqn} at {portals}, {len(array.sessions)} sessions")])
         print_volumes(array.volumes)
     if appliance is not None:

@@ -1,15 +1,24 @@
 """`iscsi-rp volume`: what the array serves."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any, TypeVar
 
 import click
 
+from iscsi_rp.cli.latency import print_latencies
 from iscsi_rp.cli.output import json_option, print_facts, print_json, print_table, yes_option
 from iscsi_rp.cli.parameters import ABSOLUTE_PATH, size, volume_argument
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import Volume, VolumeCreate, VolumeKind
+from iscsi_rp.control.models import Processor, Sector, Volume, VolumeChange, VolumeCreate, VolumeKind
+from iscsi_rp.errors import UsageError
 from iscsi_rp.units import format_size
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def owner_option(help_text: str) -> Callable[[F], F]:
+    return click.option("--owner", type=click.Choice([sp.value for sp in Processor]), help=help_text)
 
 
 @click.group()
@@ -25,7 +34,10 @@ def volume() -> None:
 )
 @click.option("--path", type=ABSOLUTE_PATH, help="The store. Default: a file below the array's state.")
 @click.option("--preallocate", is_flag=True, help="Take the space now, and not as it is written.")
-@click.option("--block-size", type=click.Choice(["512", "4096"]), default="512", show_default=True)
+@click.option(
+    "--sector", type=click.Choice([sector.value for sector in Sector]), default="512e", show_default=True
+)
+@owner_option("The storage processor by which it is best reached. Default: A.")
 @json_option
 @pass_site
 def create(
@@ -35,7 +47,8 @@ def create(
     kind: str,
     path: Path | None,
     preallocate: bool,
-    block_size: str,
+    sector: str,
+    owner: str | None,
     as_json: bool,
 ) -> None:
     """Make a volume, or serve what is at --path."""
@@ -46,23 +59,33 @@ def create(
             "kind": kind,
             "path": path,
             "preallocate": preallocate,
-            "block_size": int(block_size),
+            "sector": sector,
+            "owner": owner or Processor.A,
         }
     )
     made = site.array.create_volume(request)
     if as_json:
         print_json(made)
     else:
-        portal = site.array.status().portals[0]
+        status = site.array.status()
         click.echo(f"volume {made.name}: {format_size(made.size_bytes)}, LUN {made.lun}")
-        click.echo(f"for initiators: iscsi://{portal}/{site.config.array.iqn}/{made.lun}")
+        for portal in status.portals:
+            click.echo(f"for initiators: iscsi://{portal.address}/{status.iqn}/{made.lun}")
 
 
 @volume.command("list")
+@click.option("--latency", is_flag=True, help="Show how long commands took since the array started.")
 @json_option
 @pass_site
-def list_(site: Site, as_json: bool) -> None:
+def list_(site: Site, latency: bool, as_json: bool) -> None:
     """List the volumes."""
+    if latency:
+        figures = site.array.latencies().volumes
+        if as_json:
+            print_json(figures)
+        else:
+            print_latencies(("VOLUME",), (((v.volume,), v) for v in figures))
+        return
     volumes = site.array.list_volumes()
     if as_json:
         print_json(volumes)
@@ -86,6 +109,8 @@ def show(site: Site, name: str, as_json: bool) -> None:
             ("state", found.state),
             ("error", found.error),
             ("SIZE", f"{format_size(found.size_bytes)} in blocks of {found.block_size} bytes"),
+            ("physical blocks", f"{found.physical_block_size} bytes"),
+            ("owner", f"SP {found.owner}"),
             ("LUN", found.lun),
             ("NAA", found.naa),
             ("UUID", found.uuid),
@@ -94,6 +119,37 @@ def show(site: Site, name: str, as_json: bool) -> None:
             ("group", found.group or "none"),
         ]
     )
+
+
+@volume.command("set")
+@volume_argument
+@owner_option("The storage processor by which it is best reached.")
+@json_option
+@pass_site
+def set_(site: Site, name: str, owner: str | None, as_json: bool) -> None:
+    """Change a volume, while hosts use it."""
+    if owner is None:
+        raise UsageError("nothing is to be changed", hint="Give --owner.")
+    changed = site.array.change_volume(name, VolumeChange(owner=Processor(owner)))
+    if as_json:
+        print_json(changed)
+    else:
+        click.echo(f"volume {name}: owned by SP {changed.owner}")
+
+
+@volume.command("resize")
+@volume_argument
+@click.argument("size_bytes", metavar="SIZE", type=size)
+@click.option("--preallocate", is_flag=True, help="Take the space now, and not as it is written.")
+@json_option
+@pass_site
+def resize(site: Site, name: str, size_bytes: int, preallocate: bool, as_json: bool) -> None:
+    """Make a volume larger, while hosts use it; they are told."""
+    changed = site.array.change_volume(name, VolumeChange(size_bytes=size_bytes, preallocate=preallocate))
+    if as_json:
+        print_json(changed)
+    else:
+        click.echo(f"volume {name}: {format_size(changed.size_bytes)}")
 
 
 @volume.command("delete")

@@ -1,16 +1,57 @@
 """The management API of an array: what its service must do, and the HTTP routes to it."""
 
+from collections.abc import Sequence
 from typing import Protocol
 
 from fastapi import FastAPI, Response
 
+from iscsi_rp.control.access_models import (
+    AccessChange,
+    AccessRules,
+    Initiator,
+    InitiatorChange,
+    InitiatorCreate,
+)
 from iscsi_rp.control.app import make_app, no_such
+from iscsi_rp.control.latency import Latencies
 from iscsi_rp.control.metrics import CONTENT_TYPE, array_metrics
-from iscsi_rp.control.models import ArrayStatus, Job, Session, Volume, VolumeCreate
+from iscsi_rp.control.models import (
+    ArrayStatus,
+    Job,
+    Session,
+    Volume,
+    VolumeChange,
+    VolumeCreate,
+)
+
+
+class InitiatorService(Protocol):
+    """Who may log in, and what they see. A change is durable and in force when the method returns."""
+
+    async def list(self) -> Sequence[Initiator]:
+        """Those that are listed, and those that are logged in."""
+        ...
+
+    async def get(self, name: str) -> Initiator: ...
+
+    async def add(self, request: InitiatorCreate) -> Initiator:
+        """ConflictError: it is listed. NotFoundError: there is no such volume."""
+        ...
+
+    async def change(self, name: str, request: InitiatorChange) -> Initiator: ...
+
+    async def remove(self, name: str) -> None: ...
+
+    async def rules(self) -> AccessRules: ...
+
+    async def set_rules(self, request: AccessChange) -> AccessRules: ...
 
 
 class ArrayService(Protocol):
     """An object that does not exist is a `NotFoundError`, a state that forbids it a `ConflictError`."""
+
+    @property
+    def initiators(self) -> InitiatorService: ...
 
     async def status(self) -> ArrayStatus: ...
 
@@ -18,6 +59,10 @@ class ArrayService(Protocol):
 
     async def create_volume(self, request: VolumeCreate) -> Volume:
         """Makes or takes the store, and serves it. ConflictError: the name or the store is in use."""
+        ...
+
+    async def change_volume(self, name: str, request: VolumeChange) -> Volume:
+        """ConflictError: it would shrink, is in a group, or the storage processor has no portal."""
         ...
 
     async def delete_volume(self, name: str, destroy: bool, force: bool) -> None:
@@ -28,6 +73,12 @@ class ArrayService(Protocol):
         ...
 
     async def list_sessions(self) -> list[Session]: ...
+
+    async def disconnect(self, session_id: int) -> None:
+        """Asks the initiator to log out, and drops the session if it does not."""
+        ...
+
+    async def latencies(self) -> Latencies: ...
 
     async def verify(self, group: str) -> Job:
         """Compares each volume of the group with its copy, by hashes."""
@@ -45,7 +96,8 @@ def array_app(service: ArrayService) -> FastAPI:
 
     @app.get("/metrics")
     async def metrics() -> Response:
-        return Response(array_metrics(await service.status()), media_type=CONTENT_TYPE)
+        figures = array_metrics(await service.status(), await service.latencies())
+        return Response(figures, media_type=CONTENT_TYPE)
 
     @app.get("/volumes")
     async def list_volumes() -> list[Volume]:
@@ -62,6 +114,10 @@ def array_app(service: ArrayService) -> FastAPI:
     async def create_volume(request: VolumeCreate) -> Volume:
         return await service.create_volume(request)
 
+    @app.patch("/volumes/{name}")
+    async def change_volume(name: str, request: VolumeChange) -> Volume:
+        return await service.change_volume(name, request)
+
     @app.delete("/volumes/{name}", status_code=204)
     async def delete_volume(name: str, destroy: bool = False, force: bool = False) -> None:
         await service.delete_volume(name, destroy, force)
@@ -69,6 +125,14 @@ def array_app(service: ArrayService) -> FastAPI:
     @app.get("/sessions")
     async def list_sessions() -> list[Session]:
         return await service.list_sessions()
+
+    @app.delete("/sessions/{session_id}", status_code=204)
+    async def disconnect(session_id: int) -> None:
+        await service.disconnect(session_id)
+
+    @app.get("/latencies")
+    async def latencies() -> Latencies:
+        return await service.latencies()
 
     @app.post("/groups/{group}/verify", status_code=202)
     async def verify(group: str) -> Job:
@@ -78,4 +142,35 @@ def array_app(service: ArrayService) -> FastAPI:
     async def job(job_id: str) -> Job:
         return await service.job(job_id)
 
+    _initiator_routes(app, service.initiators)
     return app
+
+
+def _initiator_routes(app: FastAPI, service: InitiatorService) -> None:
+    @app.get("/initiators")
+    async def list_initiators() -> Sequence[Initiator]:
+        return await service.list()
+
+    @app.post("/initiators", status_code=201)
+    async def add_initiator(request: InitiatorCreate) -> Initiator:
+        return await service.add(request)
+
+    @app.get("/initiators/{name}")
+    async def initiator(name: str) -> Initiator:
+        return await service.get(name)
+
+    @app.patch("/initiators/{name}")
+    async def change_initiator(name: str, request: InitiatorChange) -> Initiator:
+        return await service.change(name, request)
+
+    @app.delete("/initiators/{name}", status_code=204)
+    async def remove_initiator(name: str) -> None:
+        await service.remove(name)
+
+    @app.get("/access")
+    async def access() -> AccessRules:
+        return await service.rules()
+
+    @app.patch("/access")
+    async def set_access(request: AccessChange) -> AccessRules:
+        return await service.set_rules(request)

@@ -9,7 +9,15 @@ from urllib.parse import quote
 import httpx
 from pydantic import BaseModel, TypeAdapter, ValidationError
 
+from iscsi_rp.control.access_models import (
+    AccessChange,
+    AccessRules,
+    Initiator,
+    InitiatorChange,
+    InitiatorCreate,
+)
 from iscsi_rp.control.error_json import ErrorBody, error_of
+from iscsi_rp.control.latency import Latencies
 from iscsi_rp.control.models import (
     ApplianceStatus,
     ArrayStatus,
@@ -27,6 +35,7 @@ from iscsi_rp.control.models import (
     RecoveryPlan,
     Session,
     Volume,
+    VolumeChange,
     VolumeCreate,
 )
 from iscsi_rp.errors import Error, UnreachableError, UsageError
@@ -149,11 +158,41 @@ class ArrayClient(ApiClient):
     def create_volume(self, request: VolumeCreate) -> Volume:
         return self._send(Volume, "POST", "/volumes", request)
 
+    def change_volume(self, name: str, request: VolumeChange) -> Volume:
+        return self._send(Volume, "PATCH", _path("volumes", name), request)
+
     def delete_volume(self, name: str, destroy: bool = False, force: bool = False) -> None:
         self._call("DELETE", _path("volumes", name), destroy=destroy, force=force)
 
     def list_sessions(self) -> list[Session]:
         return self._get(list[Session], "/sessions")
+
+    def disconnect(self, session_id: int) -> None:
+        self._call("DELETE", _path("sessions", str(session_id)))
+
+    def latencies(self) -> Latencies:
+        return self._get(Latencies, "/latencies")
+
+    def list_initiators(self) -> list[Initiator]:
+        return self._get(list[Initiator], "/initiators")
+
+    def initiator(self, name: str) -> Initiator:
+        return self._get(Initiator, _path("initiators", name))
+
+    def add_initiator(self, request: InitiatorCreate) -> Initiator:
+        return self._send(Initiator, "POST", "/initiators", request)
+
+    def change_initiator(self, name: str, request: InitiatorChange) -> Initiator:
+        return self._send(Initiator, "PATCH", _path("initiators", name), request)
+
+    def remove_initiator(self, name: str) -> None:
+        self._call("DELETE", _path("initiators", name))
+
+    def access(self) -> AccessRules:
+        return self._get(AccessRules, "/access")
+
+    def change_access(self, request: AccessChange) -> AccessRules:
+        return self._send(AccessRules, "PATCH", "/access", request)
 
     def verify(self, group: str) -> Job:
         return self._send(Job, "POST", _path("groups", group, "verify"))

@@ -8,7 +8,7 @@ import json
 import os
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Final, Self
@@ -24,7 +24,7 @@ from pydantic import (
     model_validator,
 )
 
-from iscsi_rp.control.models import Name
+from iscsi_rp.control.models import Name, Processor
 from iscsi_rp.errors import ConfigError
 
 ENVIRONMENT: Final = "ISCSI_RP_CONFIG"
@@ -42,6 +42,8 @@ _IQN_MAX_BYTES: Final = 223
 class Portal:
     host: str
     port: int
+    sp: Processor = Processor.A
+    "The storage processor that it belongs to: what hosts see as its target port group."
 
     @classmethod
     def parse(cls, text: object) -> Self:
@@ -54,11 +56,27 @@ class Portal:
             )
         return cls(match[1] or match[2], int(match[3]))
 
+    @classmethod
+    def parse_with_sp(cls, value: object) -> Self:
+        """`"HOST:PORT"`, which is of SP A, or `{ address = "HOST:PORT", sp = "B" }`."""
+        if not isinstance(value, dict):
+            return cls.parse(value)
+        if value.keys() != {"address", "sp"} or value["sp"] not in list(Processor):
+            raise ValueError(
+                'a portal is "host:port", which is of SP A, or { address = "host:port", sp = "A" or "B" }'
+            )
+        return replace(cls.parse(value["address"]), sp=Processor(value["sp"]))
+
+    def plain(self) -> str | dict[str, str]:
+        """As `parse_with_sp` reads it."""
+        return str(self) if self.sp is Processor.A else {"address": str(self), "sp": self.sp.value}
+
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def _check_iqn(text: str) -> str:
+def check_iscsi_name(text: str) -> str:
+    """The name, if it is one. Raises `ValueError`."""
     if not _IQN.fullmatch(text) or len(text.encode()) > _IQN_MAX_BYTES:
         raise ValueError(
             f"{text!r} is not an iSCSI name: expected for example iqn.2026-11.io.iscsi-rp:array-1"
@@ -74,6 +92,8 @@ def _check_address(text: str) -> str:
 
 PortalText = Annotated[Portal, PlainValidator(Portal.parse), PlainSerializer(str, return_type=str)]
 Portals = Annotated[list[PortalText], Field(min_length=1, max_length=16)]
+ArrayPortal = Annotated[Portal, PlainValidator(Portal.parse_with_sp), PlainSerializer(Portal.plain)]
+ArrayPortals = Annotated[list[ArrayPortal], Field(min_length=1, max_length=16)]
 
 
 class Section(BaseModel):
@@ -82,10 +102,17 @@ class Section(BaseModel):
 
 class ArrayConfig(Section):
     name: Name = "array-1"
-    iqn: Annotated[str, AfterValidator(_check_iqn)] = "iqn.2026-11.io.iscsi-rp:array-1"
-    portals: Portals = [Portal("127.0.0.1", 3260)]
+    iqn: Annotated[str, AfterValidator(check_iscsi_name)] = "iqn.2026-11.io.iscsi-rp:array-1"
+    portals: ArrayPortals = [Portal("127.0.0.1", 3260)]
     split_timeout_s: Annotated[float, Field(gt=0, le=30)] = 1.5
     "How long a host command waits for the appliance, at most."
+    space_low_percent: Annotated[float, Field(ge=0, lt=100)] = 10.0
+    "Hosts are told when less of the file system under a volume's file is free. 0: never."
+
+    @property
+    def processors(self) -> list[Processor]:
+        """The storage processors that have a portal."""
+        return sorted({portal.sp for portal in self.portals})
 
 
 class ApplianceConfig(Section):
@@ -109,9 +136,9 @@ class Config(Section):
 
     @model_validator(mode="after")
     def _portals_differ(self) -> Self:
-        portals = self.array.portals + self.appliance.portals
+        portals = [str(portal) for portal in self.array.portals + self.appliance.portals]
         for portal in portals:
-            if portal.port and portals.count(portal) > 1:
+            if not portal.endswith(":0") and portals.count(portal) > 1:
                 raise ValueError(f"the portal {portal} is given twice")
         return self
 
@@ -144,8 +171,16 @@ class Config(Section):
         values["appliance"]["replication"] = f"unix:{self.replication_socket}"
         lines = [f"state = {json.dumps(values.pop('state'))}"]
         for table, keys in values.items():
-            lines += ["", f"[{table}]", *(f"{key} = {json.dumps(value)}" for key, value in keys.items())]
+            lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in keys.items())]
         return "\n".join(lines) + "\n"
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, list):
+        return f"[{', '.join(map(_toml, value))}]"
+    if isinstance(value, dict):
+        return f"{{ {', '.join(f'{key} = {_toml(each)}' for key, each in value.items())} }}"
+    return json.dumps(value)
 
 
 def find_config(given: Path | None = None) -> Path | None:

@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily
+from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
+from iscsi_rp.control.latency import Latencies, Latency
 from iscsi_rp.control.models import (
     ApplianceStatus,
     ArrayStatus,
@@ -18,10 +19,14 @@ from iscsi_rp.control.models import (
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
+MAX_INITIATORS: Final = 64
+"With figures of their own."
+BUCKETS_AT: Final = range(4, 25)
+"Powers of two of microseconds: from 16 µs to 17 s."
 
 
-def array_metrics(status: ArrayStatus) -> bytes:
-    def families() -> Iterator[GaugeMetricFamily]:
+def array_metrics(status: ArrayStatus, latencies: Latencies) -> bytes:
+    def families() -> Iterator[Metric]:
         yield _gauge("array_sessions", "Sessions of initiators", [], [((), len(status.sessions))])
         yield _gauge("array_alerts", "Alerts that are not over", [], [((), len(status.alerts))])
         yield _gauge(
@@ -37,6 +42,7 @@ def array_metrics(status: ArrayStatus) -> bytes:
             [((v.name,), float(v.state is VolumeState.ONLINE)) for v in status.volumes],
         )
         yield from _splitter(status.groups)
+        yield from _commands(latencies)
 
     return _exposition(families())
 
@@ -54,6 +60,50 @@ def _splitter(groups: list[SplitterStatus]) -> Iterator[GaugeMetricFamily]:
         ("inflight", "Writes sent and not yet received by the appliance"),
     ):
         yield _gauge(f"splitter_{name}", text, ["group"], [((g.group,), getattr(g, name)) for g in groups])
+
+
+def _commands(latencies: Latencies) -> Iterator[Metric]:
+    volumes = _histogram("volume", "a volume")
+    for volume in latencies.volumes:
+        _add_latency(volumes, volume.volume, volume)
+    yield volumes
+    initiators = _histogram("initiator", "an initiator's present sessions")
+    for initiator, total in _by_initiator(latencies).items():
+        _add_latency(initiators, initiator, total)
+    yield initiators
+
+
+def _by_initiator(latencies: Latencies) -> dict[str, Latency]:
+    """The busiest by their names, all others as one: initiators do not choose how many labels there are."""
+    parts: dict[str, list[Latency]] = {}
+    for each in latencies.sessions:
+        parts.setdefault(each.initiator, []).append(each)
+    busiest = sorted(parts, key=lambda name: -sum(sum(each.reads + each.writes) for each in parts[name]))
+    for name in busiest[MAX_INITIATORS:]:
+        parts.setdefault("other", []).extend(parts.pop(name))
+    return {
+        name: Latency(reads=_added([e.reads for e in some]), writes=_added([e.writes for e in some]))
+        for name, some in parts.items()
+    }
+
+
+def _added(histograms: list[list[int]]) -> list[int]:
+    return [sum(counts) for counts in zip(*histograms, strict=True)]
+
+
+def _histogram(of: str, text: str) -> HistogramMetricFamily:
+    return HistogramMetricFamily(
+        f"iscsi_rp_{of}_command_seconds",
+        f"How long commands of {text} took, from their arrival to their answer",
+        labels=[of, "kind"],
+    )
+
+
+def _add_latency(family: HistogramMetricFamily, label: str, latency: Latency) -> None:
+    for kind, counts in (("read", latency.reads), ("write", latency.writes)):
+        buckets = [(repr((1 << n) / 1e6), float(sum(counts[: n + 1]))) for n in BUCKETS_AT]
+        # There is no sum: commands are only counted.
+        family.add_metric([label, kind], [*buckets, ("+Inf", float(sum(counts)))], None)
 
 
 def appliance_metrics(status: ApplianceStatus) -> bytes:
@@ -98,14 +148,14 @@ def _gauge(
 
 
 class _Status(Collector):
-    def __init__(self, families: Iterable[GaugeMetricFamily]) -> None:
+    def __init__(self, families: Iterable[Metric]) -> None:
         self._families = list(families)
 
-    def collect(self) -> list[GaugeMetricFamily]:
+    def collect(self) -> list[Metric]:
         return self._families
 
 
-def _exposition(families: Iterable[GaugeMetricFamily]) -> bytes:
+def _exposition(families: Iterable[Metric]) -> bytes:
     registry = CollectorRegistry()
     registry.register(_Status(families))
     ProcessCollector(registry=registry)

@@ -75,6 +75,37 @@ class VolumeState(StrEnum):
     "Blocked for hosts while production is recovered."
 
 
+class Processor(StrEnum):
+    """A storage processor: one portal group of the array's target (SP A is 1, SP B is 2)."""
+
+    A = "A"
+    B = "B"
+
+    @property
+    def portal_group(self) -> int:
+        return 1 if self is Processor.A else 2
+
+    @classmethod
+    def of(cls, portal_group: int) -> Self:
+        return cls("A" if portal_group == 1 else "B")
+
+
+class Sector(StrEnum):
+    """Sizes of a disk's logical and physical blocks."""
+
+    E512 = "512e"
+    N512 = "512n"
+    N4K = "4kn"
+
+    @property
+    def block_size(self) -> int:
+        return 4096 if self is Sector.N4K else 512
+
+    @property
+    def physical_block_size(self) -> int:
+        return 512 if self is Sector.N512 else 4096
+
+
 class VolumeCreate(Request):
     name: Name
     size_bytes: Annotated[int, Field(gt=0)] | None = None
@@ -83,7 +114,9 @@ class VolumeCreate(Request):
     path: Path | None = None
     "None: `NAME.img` below the array's state."
     preallocate: bool = False
-    block_size: Literal[512, 4096] = 512
+    sector: Sector = Sector.E512
+    owner: Processor = Processor.A
+    "The storage processor through which it is best reached."
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -95,9 +128,19 @@ class VolumeCreate(Request):
             raise ValueError("a block volume needs the path of its block special file")
         if self.size_bytes is None and self.path is None:
             raise ValueError("a new store needs a size")
-        if self.size_bytes is not None and self.size_bytes % self.block_size:
-            raise ValueError(f"the size must be a multiple of the block size, {self.block_size} bytes")
+        block_size = self.sector.block_size
+        if self.size_bytes is not None and self.size_bytes % block_size:
+            raise ValueError(f"the size must be a multiple of the block size, {block_size} bytes")
         return self
+
+
+class VolumeChange(Request):
+    """What is given is changed. A volume only grows."""
+
+    size_bytes: Annotated[int, Field(gt=0)] | None = None
+    preallocate: bool = False
+    "Take the space for the new part now."
+    owner: Processor | None = None
 
 
 class Volume(Answer):
@@ -108,22 +151,38 @@ class Volume(Answer):
     lun: int
     size_bytes: int
     block_size: int
+    physical_block_size: int = 4096
     kind: VolumeKind
     path: Path | None
+    owner: Processor = Processor.A
     group: str | None = None
     state: VolumeState = VolumeState.ONLINE
     error: str | None = None
 
 
+class Portal(Answer):
+    """Where initiators reach the array."""
+
+    address: str
+    processor: Processor
+
+
 class Session(Answer):
     """An initiator's session (an I_T nexus)."""
 
+    id: int
+    "Target session identifying handle."
     initiator: str
     target: str
     peer: str
     "Address and port of the initiator."
-    since_ns: int | None = None
+    portal: str
+    processor: Processor
+    since_ns: int
+    auth: str = "none"
+    digests: str = "none"
     commands: int = 0
+    outstanding: int = 0
     read_bytes: int = 0
     written_bytes: int = 0
 
@@ -162,7 +221,7 @@ class ArrayStatus(Answer):
     name: str
     array_id: str
     iqn: str
-    portals: list[str]
+    portals: list[Portal]
     volumes: list[Volume]
     groups: list[SplitterStatus]
     sessions: list[Session]

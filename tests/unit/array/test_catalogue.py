@@ -3,14 +3,14 @@ from pathlib import Path
 import pytest
 
 from iscsi_rp.array.catalogue import MAX_LUNS, Attachment, AttachmentState, Catalogue, naa_of
-from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.control.models import Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
 
 GIB = 1 << 30
 
 
 def add(catalogue: Catalogue, name: str) -> str:
-    return catalogue.add_volume(name, VolumeKind.FILE, Path(f"/v/{name}.img"), GIB, 512).uuid
+    return catalogue.add_volume(name, VolumeKind.FILE, Path(f"/v/{name}.img"), GIB).uuid
 
 
 def test_an_array_keeps_its_identity_and_counts_its_starts(tmp_path: Path) -> None:
@@ -26,7 +26,7 @@ def test_an_array_keeps_its_identity_and_counts_its_starts(tmp_path: Path) -> No
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
     first, second = add(catalogue, "first"), add(catalogue, "second")
-    catalogue.add_volume("scratch", VolumeKind.MEMORY, None, GIB, 4096)
+    catalogue.add_volume("scratch", VolumeKind.MEMORY, None, GIB, Sector.N4K, Processor.B)
     catalogue.set_sweep_needed(second, True)
     attachment = Attachment("id-1", "db", "cluster", (second, first))
     catalogue.attach(attachment)
@@ -50,9 +50,9 @@ def test_names_and_paths_are_given_once(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
     add(catalogue, "data")
     with pytest.raises(ConflictError, match="data"):
-        catalogue.add_volume("data", VolumeKind.FILE, Path("/v/other.img"), GIB, 512)
+        catalogue.add_volume("data", VolumeKind.FILE, Path("/v/other.img"), GIB)
     with pytest.raises(ConflictError, match=r"data\.img"):
-        catalogue.add_volume("other", VolumeKind.FILE, Path("/v/data.img"), GIB, 512)
+        catalogue.add_volume("other", VolumeKind.FILE, Path("/v/data.img"), GIB)
     assert len(catalogue.volumes()) == 1
 
 
@@ -60,7 +60,7 @@ def test_a_free_lun_is_used_again_and_they_end(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
     uuids = [add(catalogue, f"v{n}") for n in range(4)]
     catalogue.remove_volume(uuids[1])
-    assert catalogue.add_volume("again", VolumeKind.MEMORY, None, GIB, 512).lun == 1
+    assert catalogue.add_volume("again", VolumeKind.MEMORY, None, GIB).lun == 1
     for n in range(4, MAX_LUNS):
         add(catalogue, f"v{n}")
     with pytest.raises(ConflictError, match="no LUN"):

@@ -19,7 +19,7 @@ COMMIT_S = 0.1
 def test_a_block_asked_for_during_an_unblock_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def main() -> None:
         catalogue = Catalogue.open(tmp_path / "catalogue.db")
-        volume = catalogue.add_volume("data", VolumeKind.FILE, tmp_path / "data.img", 1 << 20, 512)
+        volume = catalogue.add_volume("data", VolumeKind.FILE, tmp_path / "data.img", 1 << 20)
         attachment = Attachment("g", "db", "cluster", (volume.uuid,))
         catalogue.attach(attachment)
         commit = catalogue.set_attachment_state

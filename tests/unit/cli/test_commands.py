@@ -52,7 +52,7 @@ def db(shell: Shell) -> Shell:
 
 
 def test_volumes(shell: Shell) -> None:
-    made = shell.run("volume", "create", "data", "--size", "1.5GiB", "--block-size", "4096").stdout
+    made = shell.run("volume", "create", "data", "--size", "1.5GiB", "--sector", "4kn").stdout
     assert "iscsi://127.0.0.1:3260/iqn.2026-11.io.iscsi-rp:array-1/0" in made
     assert shell.json("volume", "show", "data")["size_bytes"] == 3 << 29
     assert shell.json("volume", "list")[0]["block_size"] == 4096

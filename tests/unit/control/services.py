@@ -1,8 +1,20 @@
 """Services that keep everything in memory: they stand behind the API when only API or CLI is tested."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+from iscsi_rp.control.access_models import (
+    AccessChange,
+    AccessMode,
+    AccessRules,
+    Authentication,
+    Initiator,
+    InitiatorChange,
+    InitiatorCreate,
+    Lun,
+)
 from iscsi_rp.control.app import no_such
+from iscsi_rp.control.latency import Latencies, SessionLatency, VolumeLatency
 from iscsi_rp.control.models import (
     Alert,
     ApplianceStatus,
@@ -24,16 +36,20 @@ from iscsi_rp.control.models import (
     Job,
     JobState,
     Moment,
+    Portal,
+    Processor,
     RecoveryPlan,
     Session,
     Span,
     SplitterMode,
     SplitterStatus,
     Volume,
+    VolumeChange,
     VolumeCreate,
 )
 from iscsi_rp.errors import ConflictError
 
+HOST = "iqn.2026-11.test:host"
 IQN = "iqn.2026-11.io.iscsi-rp:array-1"
 START_NS = 1_795_399_849_000_000_000
 "Position 0; each position is a millisecond later."
@@ -44,8 +60,66 @@ def time_of(position: int) -> int:
     return START_NS + position * 1_000_000
 
 
+class MemoryInitiators:
+    def __init__(self) -> None:
+        self.forget()
+
+    def forget(self) -> None:
+        self.listed: dict[str, Initiator] = {}
+        self.secrets: dict[str, Authentication] = {}
+        self.access = AccessRules(mode=AccessMode.OPEN)
+
+    async def list(self) -> Sequence[Initiator]:
+        logged_in = Initiator(name=HOST, listed=False, luns=[], sessions=[1])
+        return list({HOST: logged_in, **self.listed}.values())
+
+    async def get(self, name: str) -> Initiator:
+        for initiator in await self.list():
+            if initiator.name == name:
+                return initiator
+        raise no_such("initiator", name, "iscsi-rp initiator list")
+
+    async def add(self, request: InitiatorCreate) -> Initiator:
+        if request.name in self.listed:
+            raise ConflictError(f"initiator {request.name} is listed already")
+        self.listed[request.name] = Initiator(name=request.name, listed=True, luns=[], sessions=[])
+        change = InitiatorChange(authentication=request.authentication, luns=request.luns)
+        return await self.change(request.name, change)
+
+    async def change(self, name: str, request: InitiatorChange) -> Initiator:
+        if name not in self.listed:
+            raise no_such("listed initiator", name, "iscsi-rp initiator list")
+        changes: dict[str, object] = {}
+        if (auth := request.authentication) is not None:
+            self.secrets[name] = auth
+            changes["chap_user"] = auth.chap.user if auth.chap else None
+            changes["mutual_user"] = auth.mutual.user if auth.mutual else None
+        if request.luns is not None:
+            luns = [Lun(lun=each.lun or 0, volume=each.volume) for each in request.luns]
+            changes |= {"masked": True, "luns": luns}
+        if request.all_luns:
+            changes |= {"masked": False, "luns": []}
+        self.listed[name] = self.listed[name].model_copy(update=changes)
+        return self.listed[name]
+
+    async def remove(self, name: str) -> None:
+        if self.listed.pop(name, None) is None:
+            raise no_such("listed initiator", name, "iscsi-rp initiator list")
+
+    async def rules(self) -> AccessRules:
+        return self.access
+
+    async def set_rules(self, request: AccessChange) -> AccessRules:
+        changes: dict[str, object] = {} if request.mode is None else {"mode": request.mode}
+        if (auth := request.discovery) is not None:
+            changes["discovery_chap_user"] = auth.chap.user if auth.chap else None
+        self.access = self.access.model_copy(update=changes)
+        return self.access
+
+
 class MemoryArray:
     def __init__(self) -> None:
+        self.initiators = MemoryInitiators()
         self.forget()
 
     def forget(self) -> None:
@@ -57,6 +131,8 @@ class MemoryArray:
             "different_bytes": 0,
         }
         self.deleted: list[tuple[str, bool, bool]] = []
+        self.session_ids = [1]
+        self.initiators.forget()
 
     async def status(self) -> ArrayStatus:
         groups = sorted({volume.group for volume in self.volumes.values() if volume.group})
@@ -64,7 +140,7 @@ class MemoryArray:
             name="array-1",
             array_id="array-id",
             iqn=IQN,
-            portals=["127.0.0.1:3260"],
+            portals=[Portal(address="127.0.0.1:3260", processor=Processor.A)],
             volumes=list(self.volumes.values()),
             groups=[
                 SplitterStatus(group=name, appliance="rpa-1", mode=SplitterMode.SPLITTING, since_ns=START_NS)
@@ -86,7 +162,9 @@ class MemoryArray:
             naa="6001405" + "0" * 25,
             lun=len(self.volumes),
             size_bytes=request.size_bytes or 4096,
-            block_size=request.block_size,
+            block_size=request.sector.block_size,
+            physical_block_size=request.sector.physical_block_size,
+            owner=request.owner,
             kind=request.kind,
             path=request.path or Path(f"/v/{request.name}.img"),
         )
@@ -101,7 +179,43 @@ class MemoryArray:
         self.deleted.append((name, destroy, force))
 
     async def list_sessions(self) -> list[Session]:
-        return [Session(initiator="iqn.2026-11.test:host", target=IQN, peer="127.0.0.1:40000", commands=7)]
+        return [
+            Session(
+                id=number,
+                initiator=HOST,
+                target=IQN,
+                peer="127.0.0.1:40000",
+                portal="127.0.0.1:3260",
+                processor=Processor.A,
+                since_ns=START_NS,
+                auth="CHAP SHA-256",
+                commands=7,
+            )
+            for number in self.session_ids
+        ]
+
+    async def disconnect(self, session_id: int) -> None:
+        if session_id not in self.session_ids:
+            raise no_such("session", str(session_id), "iscsi-rp session list")
+        self.session_ids.remove(session_id)
+
+    async def latencies(self) -> Latencies:
+        reads = [0] * 7 + [98, 1, 0, 1]
+        writes = [0] * 11
+        return Latencies(
+            volumes=[VolumeLatency(volume=name, reads=reads, writes=writes) for name in self.volumes],
+            sessions=[
+                SessionLatency(session=n, initiator=HOST, lun=3, volume="data", reads=reads, writes=writes)
+                for n in self.session_ids
+            ],
+        )
+
+    async def change_volume(self, name: str, request: VolumeChange) -> Volume:
+        if name not in self.volumes:
+            raise no_such("volume", name, "iscsi-rp volume list")
+        changes = request.model_dump(exclude={"preallocate"}, exclude_none=True)
+        self.volumes[name] = self.volumes[name].model_copy(update=changes)
+        return self.volumes[name]
 
     async def verify(self, group: str) -> Job:
         job = Job(

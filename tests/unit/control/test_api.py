@@ -16,6 +16,7 @@ from iscsi_rp.control.models import (
     ImageRequest,
     ImageSelector,
     JobState,
+    Sector,
     SplitterMode,
     Volume,
     VolumeCreate,
@@ -47,7 +48,7 @@ def appliance(site: Site, array: ArrayClient) -> Iterator[ApplianceClient]:
 
 
 def test_volumes(array: ArrayClient, site: Site) -> None:
-    made = array.create_volume(VolumeCreate(name="data", size_bytes=1 << 30, block_size=4096))
+    made = array.create_volume(VolumeCreate(name="data", size_bytes=1 << 30, sector=Sector.N4K))
     assert made == Volume.model_validate(site[1].volumes["data"])
     assert array.list_volumes() == [made]
     assert array.volume("data") == made
