@@ -1,15 +1,15 @@
 """A target in a process of its own, for real initiators: files as LUNs 0, 1, ..., served on two portals.
 
 The first portal belongs to storage processor A, portal group 1, the second to B, portal group 2.
-`python -m tests.kit.target_process [--block-size N] [--physical-block-size N] [--port N] FILE...` prints the
-two ports that it serves on and runs until its standard input ends.
+`python -m tests.kit.target_process FILE...` prints the two ports that it serves on and runs until its standard
+input ends.
 """
 
 import argparse
 import asyncio
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Final
 
 from iscsi_rp.block import FileDevice
+from iscsi_rp.device import FLUSH, READ, Done, Io
 from iscsi_rp.errors import Error
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.scsi import Identity, LogicalUnit
@@ -41,8 +42,29 @@ class TargetProcess:
         return f"iscsi://127.0.0.1:{self.ports[processor]}/{IQN}/{lun}"
 
 
-async def serve(paths: list[Path], block_size: int, physical_block_size: int, port: int) -> None:
-    devices = [FileDevice(path, block_size=block_size) for path in paths]
+class SlowDevice(FileDevice):
+    """Writes take their time, one batch after the other."""
+
+    write_s_per_mib = 0.0
+    _free_s = 0.0
+
+    def submit(self, batch: Sequence[Io], done: Done) -> None:
+        size = sum(length for op, _, length, *_ in batch if op not in (READ, FLUSH))
+        if not size or not self.write_s_per_mib:
+            return super().submit(batch, done)
+        loop = asyncio.get_running_loop()
+        self._free_s = max(self._free_s, loop.time()) + self.write_s_per_mib * size / (1 << 20)
+        kept: list[Io] = [(*io[:3], None if io[3] is None else bytes(io[3]), *io[4:]) for io in batch]
+        loop.call_at(self._free_s, super().submit, kept, done)
+        return None
+
+
+async def serve(
+    paths: list[Path], block_size: int, physical_block_size: int, port: int, write_s_per_mib: float
+) -> None:
+    devices = [SlowDevice(path, block_size=block_size) for path in paths]
+    for device in devices:
+        device.write_s_per_mib = write_s_per_mib
     units = {
         lun: LogicalUnit(
             device,
@@ -76,10 +98,11 @@ def _identity(lun: int) -> Identity:
 
 @contextmanager
 def target_processes(
-    *paths: Path, block_size: int = 512, physical_block_size: int = 4096
+    *paths: Path, block_size: int = 512, physical_block_size: int = 4096, write_s_per_mib: float = 0.0
 ) -> Iterator[TargetProcess]:
     """Serves `paths` as LUN 0, 1, ...; the process ends with the block, by itself."""
-    sizes = (f"--block-size={block_size}", f"--physical-block-size={physical_block_size}")
+    sizes = [f"--block-size={block_size}", f"--physical-block-size={physical_block_size}"]
+    sizes.append(f"--write-s-per-mib={write_s_per_mib}")
     command = [sys.executable, "-m", "tests.kit.target_process", *sizes, *map(str, paths)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
@@ -98,8 +121,7 @@ def target_processes(
 @contextmanager
 def target_process(path: Path, *, block_size: int = 512, physical_block_size: int = 4096) -> Iterator[str]:
     """The URL of LUN 0 through SP A; the process ends with the block, by itself."""
-    sizes = {"block_size": block_size, "physical_block_size": physical_block_size}
-    with target_processes(path, **sizes) as target:
+    with target_processes(path, block_size=block_size, physical_block_size=physical_block_size) as target:
         yield target.url()
 
 
@@ -107,6 +129,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.kit.target_process")
     parser.add_argument("--block-size", type=int, default=512)
     parser.add_argument("--physical-block-size", type=int, default=4096)
+    parser.add_argument("--write-s-per-mib", type=float, default=0.0)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     return parser.parse_args()
@@ -114,4 +137,5 @@ def _options() -> argparse.Namespace:
 
 if __name__ == "__main__":
     _given = _options()
-    asyncio.run(serve(_given.files, _given.block_size, _given.physical_block_size, _given.port))
+    _sizes = _given.block_size, _given.physical_block_size
+    asyncio.run(serve(_given.files, *_sizes, _given.port, _given.write_s_per_mib))
