@@ -137,7 +137,7 @@ def test_discovery_shows_every_portal_with_its_group() -> None:
 def test_discovery_may_ask_for_a_proof() -> None:
     async def script(_: IscsiServer, portal: str, run: Run) -> None:
         for user, found in ((f"finder%{TARGET_SECRET}@", True), (PROVEN, False), ("", False)):
-            _, listed = await run("iscsi-ls", "-i", HOST, f"iscsi://{user}{portal}")
+            listed = (await run("iscsi-ls", "-i", HOST, f"iscsi://{user}{portal}"))[1]
             assert (IQN in listed) == found, listed
 
     serve(Access(discovery=InitiatorAccess(Chap("finder", TARGET_SECRET.encode()))), script)
