@@ -66,6 +66,26 @@ def test_explicit_states() -> None:
     assert states(b)[1] == (NON_OPTIMIZED, False, 2)
 
 
+@pytest.mark.parametrize("size", [1, 3, 5, 7, 10])
+def test_parameter_lists_of_a_wrong_length(size: int) -> None:
+    host = Host(make_unit())
+    answer = host.do(
+        bytes((0xA4, 0x0A, 0, 0, 0, 0, 0, 0, 0, size, 0, 0)), bytes((0, 0, 0, 0, 2, 0, 0, 1, 2, 0))
+    )
+    assert answer.sense == (5, 0x1A, 0)
+    assert states(host)[1] == (OPTIMIZED, True, 0)
+
+
+def test_a_command_of_a_batch_shuts_the_way_for_those_behind_it() -> None:
+    unit = make_unit()
+    host = Host(unit)
+    shut = bytes((0xA4, 0x0A, 0, 0, 0, 0, 0, 0, 0, 8, 0, 0))
+    batch = [(0, READ, None), (1, shut, bytes((0, 0, 0, 0, STANDBY, 0, 0, 1))), (2, READ, None)]
+    found: dict[int, int] = {}
+    unit.submit(host.nexus, batch, lambda done: found.update((each[0], each[1]) for each in done))
+    assert found == {0: 0, 1: 0, 2: 0x02}
+
+
 def test_the_extended_header_and_unknown_forms() -> None:
     host = Host(make_unit())
     plain, extended = report(host), report(host, 1)
