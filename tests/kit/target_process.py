@@ -1,8 +1,8 @@
 """A target in a process of its own, for real initiators: files as LUNs 0, 1, ..., served on two portals.
 
 The first portal belongs to storage processor A, portal group 1, the second to B, portal group 2.
-`python -m tests.kit.target_process FILE...` prints the two ports that it serves on and runs until its standard
-input ends.
+`python -m tests.kit.target_process FILE...` prints the two ports that it serves on and runs until its
+standard input ends.
 """
 
 import argparse
