@@ -120,8 +120,6 @@ def _parts(runs: tuple[int, ...]) -> Iterator[tuple[bool, int]]:
 
 def _find(target: Target, nexus: Nexus) -> LogicalUnit | Sense:
     """The unit that a descriptor names, or why a segment that needs it fails."""
-    if target.null:
-        return _UNREACHABLE_TARGET
     if target.device_type:
         return _WRONG_TARGET_TYPE
     for unit in nexus.luns.values():

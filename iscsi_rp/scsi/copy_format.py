@@ -7,7 +7,6 @@ from typing import Final, NamedTuple
 
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.sense import (
-    INVALID_FIELD_IN_CDB,
     PARAMETER_LIST_LENGTH_ERROR,
     CheckCondition,
     Sense,
@@ -38,9 +37,10 @@ COPY_STATUS, OPERATING_PARAMETERS, FAILED_SEGMENT_DETAILS = 0x00, 0x03, 0x04
 
 
 class Target(NamedTuple):
-    """A CSCD descriptor: identification descriptor (SPC-4 6.4.5.2)."""
+    """A CSCD descriptor: identification descriptor (SPC-4 6.4.5.2). LU ID TYPE and NUL, which were something
+    in SPC-3, are ignored.
+    """
 
-    null: bool
     device_type: int
     designation: bytes
     "Code set, association and type, length, designator: as in VPD page 83."
@@ -100,12 +100,10 @@ def _targets(data: bytes) -> tuple[Target, ...]:
             raise CheckCondition(UNSUPPORTED_TARGET)
         if len(part) < _TARGET:
             raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
-        if part[1] >> 6:
-            raise CheckCondition(INVALID_FIELD_IN_CDB)  # a type of identifier that is not known
         if part[7] > 20:
             raise invalid_parameter(at + 7)
         designation = part[4:6] + part[7 : 8 + part[7]]
-        found.append(Target(bool(part[1] & 0x20), part[1] & 0x1F, designation, uint(part, 29, 3)))
+        found.append(Target(part[1] & 0x1F, designation, uint(part, 29, 3)))
     return tuple(found)
 
 

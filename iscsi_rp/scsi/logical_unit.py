@@ -51,7 +51,7 @@ TRANSFER_BYTES: Final = 8 << 20
 _HELD_BYTES: Final = 2 * TRANSFER_BYTES
 "Reads of one batch for the device: `done` can give their data away before the next ones take memory."
 _OPTIMAL_BYTES: Final = 1 << 20
-_WRITE_SAME_BYTES: Final = 1 << 30
+_WRITE_SAME_BLOCKS: Final = 0xFFFF
 _UNMAP_BLOCKS: Final = 1 << 20
 _UNMAP_DESCRIPTORS: Final = 256
 _COMPARE_BLOCKS: Final = 255
@@ -102,7 +102,7 @@ class LogicalUnit:
         self.limits = Limits(
             TRANSFER_BYTES // block,
             _OPTIMAL_BYTES // block,
-            _WRITE_SAME_BYTES // block,
+            _WRITE_SAME_BLOCKS,
             _UNMAP_BLOCKS,
             _UNMAP_DESCRIPTORS,
             _COMPARE_BLOCKS,
