@@ -1,0 +1,1 @@
+"""Many sessions, many connections, clients that never read: `python -m tests.soak`."""
