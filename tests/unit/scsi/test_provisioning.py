@@ -78,7 +78,7 @@ def write_same(unit: LogicalUnit, nexus: Nexus, lba: int, blocks: int, data: byt
 
 
 def test_write_same_of_no_blocks_goes_to_the_end() -> None:
-    device = Recording(40 << 20)
+    device = Recording(24 << 20)
     unit, (nexus,) = ready(device, 1)
     last = unit.size_blocks - 1
     pattern = bytes(range(256)) * 2
@@ -90,7 +90,7 @@ def test_write_same_of_no_blocks_goes_to_the_end() -> None:
     device.ios.clear()
     assert write_same(unit, nexus, last, 0, bytes(BLOCK)) == 0
     assert write_same(unit, nexus, 0, 0, bytes(BLOCK), 0x08) == 0
-    assert device.ios == [(ZERO, last * BLOCK, BLOCK, False), (UNMAP, 0, 40 << 20, False)]
+    assert device.ios == [(ZERO, last * BLOCK, BLOCK, False), (UNMAP, 0, 24 << 20, False)]
     assert write_same(unit, nexus, last + 1, 0, pattern) == (5, 0x21, 0)
     unit.limits = unit.limits._replace(write_same_blocks=8)
     assert write_same(unit, nexus, 0, 0, pattern) == (5, 0x24, 0)
