@@ -6,7 +6,7 @@ QUICK ?=
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo conformance simulate crash bench clean
+.PHONY: help setup check test demo conformance kernel simulate crash bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ demo: setup ## the whole story on real input, in about two minutes
 
 conformance: setup ## libiscsi's iscsi-test-cu against the embedded target
 	$(PYTHON) -m tests.conformance
+
+kernel: ## Linux' own initiator and multipath, in a User-Mode Linux guest
+	@scripts/setup.sh mmdebstrap
+	$(PYTHON) -m pytest -q -m kernel tests/kernel
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)

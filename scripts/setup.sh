@@ -1,10 +1,10 @@
 #!/bin/sh
 # Sets up what `make test` and `make demo` need: Debian packages (as root or by sudo without a password) and .venv.
-# Safe to run again; the second time it finds everything in place and takes a moment.
+# Safe to run again; the second time it finds everything in place and takes a moment. Arguments: more packages.
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="libiscsi-bin qemu-utils qemu-block-extra e2fsprogs tgt sg3-utils"
+packages="libiscsi-bin qemu-utils qemu-block-extra e2fsprogs tgt sg3-utils $*"
 stamp=.venv/.installed
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -1,0 +1,147 @@
+"""What runs in the guest: the array and the appliance, and the kernel's initiator in front of them."""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, Final, TypeVar
+
+from tests.kernel.guest import Guest, Running
+
+Found = TypeVar("Found")
+
+IQN: Final = "iqn.2026-11.io.iscsi-rp:kernel"
+HOST: Final = "iqn.2026-11.io.iscsi-rp:host"
+"The initiator's name."
+PORTALS: Final = {"A": "192.0.2.1", "B": "192.0.2.2"}
+"Addresses of the storage processors (RFC 5737), on the guest's loopback."
+CONFIG: Final = f"""\
+state = "/srv/state"
+[array]
+iqn = "{IQN}"
+portals = ["{PORTALS["A"]}:3260", {{ address = "{PORTALS["B"]}:3260", sp = "B" }}]
+[appliance]
+portals = ["{PORTALS["A"]}:3261"]
+"""
+READY_S: Final = 30.0
+
+
+def eventually(what: str, ask: Callable[[], Found | None], timeout_s: float = READY_S) -> Found:
+    """The first answer of `ask` that is true. Raises `AssertionError` when it does not come in time."""
+    deadline_s = time.monotonic() + timeout_s
+    while not (found := ask()):
+        assert time.monotonic() < deadline_s, f"{what} did not come within {timeout_s:.0f} s"
+        time.sleep(0.1)
+    return found
+
+
+class Daemons:
+    """The product in the guest: `iscsi-rp array run`, and where a test wants it `iscsi-rp appliance run`."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        self._running: dict[str, Running] = {}
+        guest.run("dd", "of=/srv/iscsi-rp.toml", "status=none", stdin=CONFIG)
+        for address in PORTALS.values():
+            guest.run("ip", "address", "add", f"{address}/32", "dev", "lo")
+
+    def start(self, name: str = "array") -> None:
+        """Start one of them, and wait until it serves."""
+        self._running[name] = self._guest.start(*self._command(name, "run"))
+        eventually(f"the {name}", lambda: self._serves(name))
+
+    def kill(self, name: str = "array") -> None:
+        """SIGKILL, and wait until it is gone. Raises `AssertionError` where it has logged a traceback."""
+        self._end(name, "KILL")
+
+    def stop(self, name: str = "array") -> None:
+        """SIGTERM, as `kill`. Raises `AssertionError` where it ends with anything but 0."""
+        assert self._end(name, "TERM") == 0
+
+    def stop_all(self) -> None:
+        for name in list(self._running):
+            self.stop(name)
+
+    def cli(self, *arguments: str, stdin: str = "") -> str:
+        """What `iscsi-rp ARGUMENTS` prints."""
+        return self._guest.run(*self._command(*arguments), stdin=stdin).out
+
+    def query(self, *arguments: str) -> Any:
+        """What `iscsi-rp ARGUMENTS --json` answers."""
+        return json.loads(self.cli(*arguments, "--json"))
+
+    def create_volume(self, name: str, *options: str, size: str = "64MiB") -> int:
+        """A new volume's LUN."""
+        self.cli("volume", "create", name, "--size", size, *options)
+        return int(self.query("volume", "show", name)["lun"])
+
+    def _command(self, *arguments: str) -> tuple[str, ...]:
+        return (sys.executable, "-m", "iscsi_rp", "--config", "/srv/iscsi-rp.toml", *arguments)
+
+    def _serves(self, name: str) -> bool:
+        if self._running[name].ended:
+            raise AssertionError(f"the {name} ended: {self._running[name].wait(check=False)}")
+        found = self._guest.run("test", "-S", f"/srv/state/{name}/api.sock", check=False)
+        return found.code == 0
+
+    def _end(self, name: str, signal: str) -> int:
+        running = self._running.pop(name)
+        running.kill(signal)
+        result = running.wait(check=False)
+        assert "Traceback" not in result.err + result.out, result.err
+        return result.code
+
+
+class OpenIscsi:
+    """The initiator: `iscsid`, `iscsiadm` and what the kernel makes of them."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+        guest.shell(
+            """
+            modprobe -a iscsi_tcp sd_mod sg
+            mkdir -p /run/lock/iscsi /run/udev
+            echo "InitiatorName=$1" > /etc/iscsi/initiatorname.iscsi
+            /lib/systemd/systemd-udevd --daemon
+            setsid iscsid
+            """,
+            HOST,
+        )
+
+    def admin(self, *arguments: str, check: bool = True) -> str:
+        """What `iscsiadm ARGUMENTS` prints."""
+        result = self._guest.run("iscsiadm", *arguments, check=check, timeout_s=90)
+        return result.out + result.err
+
+    def discover(self, processor: str = "A", *options: str) -> list[str]:
+        """The portals, `ADDRESS:PORT,GROUP`, at which `IQN` is found by asking a storage processor."""
+        found = self.admin("-m", "discovery", "-t", "sendtargets", "-p", PORTALS[processor], *options)
+        return [line.split()[0] for line in found.splitlines() if line.split()[1] == IQN]
+
+    def set(self, **settings: str) -> None:
+        """Settings of the node record, `_` for the dots; those of the connection without `node.conn[0]`."""
+        for name, value in settings.items():
+            self.node("-o", "update", "-n", name, "-v", value)
+
+    def node(self, *arguments: str, processor: str = "A", check: bool = True) -> str:
+        portal = f"{PORTALS[processor]}:3260"
+        return self.admin("-m", "node", "-T", IQN, "-p", portal, *arguments, check=check)
+
+    def login(self, processor: str = "A") -> None:
+        self.node("--login", processor=processor)
+
+    def logout(self, processor: str = "A") -> None:
+        self.node("--logout", processor=processor)
+
+    def disk(self, lun: int, processor: str = "A") -> str:
+        """The device that a LUN is, once udev knows it: `/dev/sdX`."""
+        path = f"/dev/disk/by-path/ip-{PORTALS[processor]}:3260-iscsi-{IQN}-lun-{lun}"
+
+        def find() -> str:
+            return self._guest.run("realpath", "-e", path, check=False).out.strip()
+
+        return eventually(f"LUN {lun}", find)
+
+    def disks(self) -> list[str]:
+        """All SCSI disks, `sdX`."""
+        return self._guest.shell("ls /sys/block | grep ^sd || true").split()
