@@ -1,7 +1,10 @@
 """The rules of the login phase: stages, keys, parts, limits (RFC 7143 6.2, 6.3, 11.12, 13)."""
 
+from pathlib import Path
+
 import pytest
 
+from iscsi_rp.iscsi.chap import SECURITY_KEYS
 from iscsi_rp.iscsi.keys import NEGOTIATED, Parameters
 from iscsi_rp.iscsi.login import LOGIN_PDUS
 from iscsi_rp.iscsi.text import encode_text
@@ -207,3 +210,9 @@ def test_the_first_burst_is_no_longer_than_a_burst(order: tuple[str, str]) -> No
     host.say({**NAMES, "FirstBurstLength": "65536"}, OPERATIONAL_STAYS)
     host.say({"MaxBurstLength": "4096"}, OPERATIONAL_TO_FULL)
     assert host.login.parameters.first_burst_bytes == 4096
+
+
+def test_the_docs_say_how_each_key_is_answered() -> None:
+    page = (Path(__file__).parents[3] / "docs" / "target.md").read_text()
+    table = "".join(line for line in page.splitlines() if line.startswith("| `"))
+    assert [key for key in (*NAMES, *SECURITY_KEYS, *NEGOTIATED) if f"`{key}`" not in table] == []
