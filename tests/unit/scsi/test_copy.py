@@ -44,6 +44,11 @@ def results(action: int, identifier: int = 1) -> bytes:
     return bytes((0x84, action, identifier)) + bytes(7) + (1024).to_bytes(4, "big") + b"\0\0"
 
 
+def between(*segments: bytes) -> tuple[bytes, bytes]:
+    data = copy_list((target(), target(OTHER)), segments)
+    return copy_cdb(data), data
+
+
 class SparseDevice(MemoryDevice):
     """Memory that knows which MiB were never written, and remembers what was asked of it."""
 
@@ -229,6 +234,23 @@ def test_copies_under_way_are_bounded_named_once_and_can_be_stopped() -> None:
     rig.units[0].reset()
     device.finish()
     assert first[0].sense == (0xA, 0, 0)
+
+
+def test_a_copy_writes_nothing_any_more_once_its_destination_is_sanitized() -> None:
+    """The other unit manages the copy, and its read is on its way when the medium goes."""
+    source, destination = LateSparse(), Rig().devices[1]
+    rig = Rig(source, destination)
+    answers = rig.host.start(*between(segment(0, 0, 4, to=1)))
+    source.turn(0)
+    source.turn(0)  # told its runs; the read is submitted
+    assert source.busy
+    eraser = Host(rig.units[1], 2)
+    eraser.good(bytes((0x48, 0x02)) + bytes(8))
+    destination.ops.clear()
+    rig.units[1].medium.stopped = True
+    source.finish()
+    assert answers[0].sense == (0xA, 0x0D, 0x01)
+    assert not destination.ops
 
 
 def test_what_copies_may_be_is_told_twice_and_the_same() -> None:

@@ -92,8 +92,8 @@ def ready(device: Any, nexuses: int) -> tuple[LogicalUnit, list[Nexus]]:
     return unit, found
 
 
-def cdb_16(code: int, lba: int, blocks: int) -> bytes:
-    return bytes((code, 0)) + lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + b"\0\0"
+def cdb_16(code: int, lba: int, blocks: int, *, flags: int = 0) -> bytes:
+    return bytes((code, flags)) + lba.to_bytes(8, "big") + blocks.to_bytes(4, "big") + b"\0\0"
 
 
 def content(values: Sequence[int]) -> bytes:
@@ -123,6 +123,8 @@ class Call:
             return tag, cdb_16(0x8A, self.lba, blocks), content(self.values)
         if self.kind == "orwrite":
             return tag, cdb_16(0x8B, self.lba, blocks), content(self.values)
+        if self.kind == "verified":
+            return tag, cdb_16(0x8E, self.lba, blocks, flags=0x02), content(self.values)
         return tag, cdb_16(0x89, self.lba, blocks), content((*self.expected, *self.values))
 
     def explains(self, state: tuple[int, ...]) -> tuple[int, ...] | None:
@@ -137,6 +139,8 @@ class Call:
             after = self.values if self.status == 0 else stored
         elif self.kind == "orwrite":
             after = tuple(a | b for a, b in zip(stored, self.values, strict=True))
+        elif self.status:
+            return None
         else:
             after = self.values
         return state[: self.lba] + after + state[end:]
@@ -164,9 +168,9 @@ def explained(calls: list[Call], final: tuple[int, ...]) -> bool:
 
 
 def a_call(random: Random) -> Call:
-    kind = random.choice(["cas", "cas", "orwrite", "write", "read"])
+    kind = random.choice(["cas", "cas", "orwrite", "verified", "write", "read"])
     # A write or read of several blocks is not atomic on any disk, so those have one.
-    count = random.choice([1, 2]) if kind in ("cas", "orwrite") else 1
+    count = random.choice([1, 2]) if kind in ("cas", "orwrite", "verified") else 1
     lba = random.randrange(BLOCKS - count + 1)
     expected = tuple(random.choices([0, 0, 1, 2], k=count)) if kind == "cas" else ()
     return Call(kind, lba, tuple(random.choices([1, 2, 3], k=count)), expected)
