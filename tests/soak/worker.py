@@ -1,7 +1,7 @@
 """A host that works all the time, in a process of its own: `python -m tests.soak.worker PORTAL IQN LUN`.
 
 It reads and writes 4 KiB blocks, 8 deep, until its standard input ends, checks every status and every block
-read, and then prints one line of JSON: commands, errors, latencies.
+read, and then prints one line of JSON: commands, errors, refusals with TASK SET FULL, latencies.
 """
 
 import json
@@ -11,6 +11,7 @@ import sys
 import time
 from typing import Final
 
+from iscsi_rp.scsi.sense import TASK_SET_FULL
 from tests.kit.initiator import GOOD, Initiator
 
 BLOCK_BYTES: Final = 4096
@@ -25,7 +26,8 @@ class Worker:
         self._random = random.Random(1)
         self._content = [0] * BLOCKS
         self._busy: set[int] = set()
-        self.errors = 0
+        self._unsure = set(range(BLOCKS))
+        self.errors = self.busy = 0
         self.latencies_s: list[float] = []
 
     def step(self) -> None:
@@ -38,7 +40,9 @@ class Worker:
         if block in self._busy:
             return
         self._busy.add(block)
-        writes = self._random.random() < 0.5
+        # A block is read only once it is known what it holds: a write of it was taken.
+        writes = block in self._unsure or self._random.random() < 0.5
+        self._unsure.discard(block)
         if writes:
             self._content[block] = self._random.getrandbits(8)
         data = bytes((self._content[block],)) * BLOCK_BYTES
@@ -47,7 +51,11 @@ class Worker:
         def done(found: bytes | None, status: int | None) -> None:
             self.latencies_s.append(time.monotonic() - began_s)
             self._busy.discard(block)
-            self.errors += status != GOOD or (not writes and found != data)
+            self.busy += status == TASK_SET_FULL
+            if status == TASK_SET_FULL:
+                self._unsure.add(block)
+            else:
+                self.errors += status != GOOD or (not writes and found != data)
 
         if writes:
             self._initiator.submit_write(self._lun, block * BLOCK_BYTES, data, done)
@@ -66,6 +74,7 @@ def main(portal: str, iqn: str, lun: int) -> None:
     found = {
         "commands": len(latencies),
         "errors": worker.errors,
+        "busy": worker.busy,
         "p50_ms": 1000 * latencies[len(latencies) // 2],
         "p99_ms": 1000 * latencies[len(latencies) * 99 // 100],
         "longest_ms": 1000 * latencies[-1],
