@@ -15,6 +15,7 @@ from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi import Identity, LogicalUnit
 from iscsi_rp.scsi.alua import PortGroups
+from iscsi_rp.scsi.persistent_format import RegistrationsFormatError, decode
 from iscsi_rp.scsi.reservations import Save
 
 _log = structlog.get_logger(__name__)
@@ -79,14 +80,24 @@ class ServedVolume:
         self.group: str | None = None
         self.store: FileDevice | MemoryDevice | OfflineDevice
         try:
-            self.store = open_store(row)
-        except Error as error:
-            self.error = error.message
-            self.store = OfflineDevice(row.size_bytes, row.block_size, error.message)
+            decode(row.registrations)
+        except RegistrationsFormatError as error:
+            # Who may write is not known, so nobody may; and what is stored stays for whoever can read it.
+            self._go_offline(f"its persistent reservations cannot be read: {error.message}")
+            row, save = replace(row, registrations=b""), None
+        else:
+            try:
+                self.store = open_store(row)
+            except Error as error:
+                self._go_offline(error.message)
         self.joint = Joint(self.store)
         self._processors = processors
         self.unit = self._logical_unit(row, save)
         self._maps = maps
+
+    def _go_offline(self, reason: str) -> None:
+        self.error = reason
+        self.store = OfflineDevice(self.row.size_bytes, self.row.block_size, reason)
 
     def _logical_unit(self, row: VolumeRow, save: Save | None) -> LogicalUnit:
         groups = [processor.portal_group for processor in self._processors]

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -11,7 +12,7 @@ import pytest
 from iscsi_rp.array.catalogue import VolumeRow
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import FileDevice, MemoryDevice, create_file
-from iscsi_rp.control.models import VolumeKind, VolumeState
+from iscsi_rp.control.models import Processor, VolumeKind, VolumeState
 from iscsi_rp.device import READ, NotReadyError, Result
 
 SIZE = 1 << 20
@@ -113,3 +114,23 @@ def test_a_device_put_under_the_joint_serves_from_then_on(tmp_path: Path) -> Non
         assert volume.joint.below is volume.store
 
     run(row(tmp_path / "data.img"), tmp_path / "maps", test)
+
+
+def test_the_owner_is_the_optimized_group_and_another_one_where_it_has_no_portal(tmp_path: Path) -> None:
+    both = (Processor.A, Processor.B)
+    for owner, processors, expected in (
+        (Processor.B, both, {1: 1, 2: 0}),
+        (Processor.A, both, {1: 0, 2: 1}),
+        (Processor.B, (Processor.A,), {1: 0}),
+    ):
+        volume = ServedVolume(replace(row(None, VolumeKind.MEMORY), owner=owner), tmp_path, processors)
+        groups = volume.unit.port_groups
+        assert {group: groups.state(group) for group in groups.ports} == expected
+
+
+def test_a_volume_whose_reservations_cannot_be_read_is_offline(tmp_path: Path) -> None:
+    damaged = replace(row(None, VolumeKind.MEMORY), registrations=b"no registrations")
+    volume = ServedVolume(damaged, tmp_path)
+    assert volume.error is not None
+    assert "reservations" in volume.error
+    assert isinstance(first_block(volume), NotReadyError)
