@@ -276,7 +276,7 @@ class Session(Tasks):
                 self.drop_transfer(itt, TASK_ABORTED if tell else None)
         held = [itt for itt, task in self._tasks.items() if self.unit(task[2]) is unit]
         if tell:
-            barrier.watch(self, held)
+            self.watch(barrier, held)
             self._flush_later()
         else:
             self.silence(barrier, held)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Final
 
@@ -72,7 +72,17 @@ class Tasks(Answers):
         """Let `barrier` watch commands that a logical unit has, and do not answer them (RFC 7143 11.6.1)."""
         silenced = list(itts)
         self._silenced.update(silenced)
-        barrier.watch(self, silenced)
+        self.watch(barrier, silenced)
+
+    def watch(self, barrier: Barrier, itts: Collection[int]) -> None:
+        """Let `barrier` watch commands that a logical unit has. One that copies ends after its present
+        step.
+        """
+        for itt in itts:
+            unit = self.unit(self._tasks[itt][2])
+            if unit is not None:
+                unit.copies.stop(self.nexus, itt)
+        barrier.watch(self, itts)
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """By the 8 bytes of a LUN field: one level, peripheral or flat addressing (SAM-5 4.7)."""

@@ -134,7 +134,7 @@ def _block_limits(unit: "LogicalUnit", nexus: Nexus) -> bytes:
         limits.transfer_blocks,  # PREFETCH
         limits.unmap_blocks if unit.thin else 0,
         limits.unmap_descriptors if unit.thin else 0,
-        unit.blocks_per_physical if unit.thin else 0,
+        limits.unmap_granularity if unit.thin else 0,
         0x8000_0000 if unit.thin else 0,  # UGAVALID, alignment 0
         limits.write_same_blocks,
         limits.atomic_blocks,

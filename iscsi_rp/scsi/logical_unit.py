@@ -39,6 +39,7 @@ from iscsi_rp.scsi.sense import (
     SOFT_THRESHOLD_REACHED,
     TARGET_PORT_STANDBY,
     TARGET_PORT_UNAVAILABLE,
+    TASK_ABORTED,
     WRITE_PROTECTED,
     CheckCondition,
     ReservationConflict,
@@ -54,6 +55,8 @@ _OPTIMAL_BYTES: Final = 1 << 20
 _WRITE_SAME_BLOCKS: Final = 0xFFFF
 _UNMAP_BLOCKS: Final = 1 << 20
 _UNMAP_DESCRIPTORS: Final = 256
+_STORE_BLOCK: Final = 4096
+"What file systems give back at least."
 _COMPARE_BLOCKS: Final = 255
 _ATOMIC_BLOCKS: Final = 1
 
@@ -66,6 +69,8 @@ class Limits(NamedTuple):
     write_same_blocks: int
     unmap_blocks: int
     unmap_descriptors: int
+    unmap_granularity: int
+    "Blocks: fewer are zeroed, but give no space back."
     compare_blocks: int
     "COMPARE AND WRITE."
     atomic_blocks: int
@@ -105,6 +110,7 @@ class LogicalUnit:
             _WRITE_SAME_BLOCKS,
             _UNMAP_BLOCKS,
             _UNMAP_DESCRIPTORS,
+            max(self.blocks_per_physical, _STORE_BLOCK // block),
             _COMPARE_BLOCKS,
             _ATOMIC_BLOCKS,
         )
@@ -127,11 +133,11 @@ class LogicalUnit:
     # What happens to the unit.
 
     def nexus_lost(self, nexus: Nexus) -> None:
-        """The session of `nexus` is over: no command of it follows."""
+        """The session of `nexus` is over: what it had in flight ends by itself, nothing more is begun."""
         if self.reservations.reserved_by is nexus:
             self.reservations.drop()
         self.copies.forget(nexus)
-        self._attentions.forget(nexus)
+        self._attentions.lose(nexus)
         self._open.discard(nexus)
 
     def reset(self) -> None:
@@ -254,14 +260,17 @@ class LogicalUnit:
                 break
         if batch:
             self.holds.submit(batch, report)
-        return self._submit_one_by_one(nexus, list(rest), done)
+        if nexus not in self._open:
+            self._submit_one_by_one(nexus, list(rest), done)
+        return None
 
     def _submit_one_by_one(self, nexus: Nexus, commands: Sequence[Command], done: CommandsDone) -> None:
         """The commands of a nexus that is not open, until it is."""
         rest = iter(commands)
         for command in rest:
-            if nexus not in self._attentions:
-                self._attentions.meet(nexus)
+            if not self._attentions.meet(nexus):
+                done([(command[0], TASK_ABORTED, b"", 0)])
+                continue
             self._serve(Task(self, nexus, command, done))
             if nexus in self._open:
                 self.submit(nexus, list(rest), done)
