@@ -7,6 +7,7 @@ nexus, so its queue is as long as there are codes.
 
 from collections.abc import Iterator
 from typing import Final
+from weakref import WeakSet
 
 from iscsi_rp.scsi.sense import POWER_ON, Sense
 from iscsi_rp.scsi.task import Nexus
@@ -22,6 +23,7 @@ class Attentions:
 
     def __init__(self) -> None:
         self._waiting: dict[Nexus, list[Sense]] = {}
+        self._lost: WeakSet[Nexus] = WeakSet()
 
     def __contains__(self, nexus: object) -> bool:
         return nexus in self._waiting
@@ -30,11 +32,18 @@ class Attentions:
         """Every nexus that was met and is not lost."""
         return iter(list(self._waiting))
 
-    def meet(self, nexus: Nexus) -> None:
+    def meet(self, nexus: Nexus) -> bool:
+        """A command of `nexus` came; false when it is lost: what came late must not leave anything behind."""
+        if nexus in self._waiting:
+            return True
+        if nexus in self._lost:
+            return False
         self._waiting[nexus] = [POWER_ON]
+        return True
 
-    def forget(self, nexus: Nexus) -> None:
+    def lose(self, nexus: Nexus) -> None:
         self._waiting.pop(nexus, None)
+        self._lost.add(nexus)
 
     def pending(self, nexus: Nexus) -> bool:
         return bool(self._waiting[nexus])

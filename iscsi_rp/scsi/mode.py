@@ -71,20 +71,20 @@ _CHANGEABLE_BITS: Final[dict[PageCode, bytes]] = {CONTROL: _page(CONTROL, 12, _D
 class ModePages:
     """The current pages of one logical unit."""
 
+    software_write_protect: bool
+    descriptor_sense: bool
+    "D_SENSE: sense data comes in descriptor format."
+
     def __init__(self) -> None:
-        self._current = dict(_PAGES)
-
-    @property
-    def software_write_protect(self) -> bool:
-        return bool(self._current[CONTROL][4] & _SWP)
-
-    @property
-    def descriptor_sense(self) -> bool:
-        """D_SENSE: sense data comes in descriptor format."""
-        return bool(self._current[CONTROL][2] & _D_SENSE)
+        self.reset()
 
     def reset(self) -> None:
-        self._current = dict(_PAGES)
+        self._set(dict(_PAGES))
+
+    def _set(self, pages: dict[PageCode, bytes]) -> None:
+        self._current = pages
+        self.software_write_protect = bool(pages[CONTROL][4] & _SWP)
+        self.descriptor_sense = bool(pages[CONTROL][2] & _D_SENSE)
 
     def page(self, code: PageCode, control: int) -> bytes:
         if control == _CHANGEABLE:
@@ -107,7 +107,7 @@ class ModePages:
                     raise invalid_parameter(at + i)
             wanted[code] = old[:head] + page[head:]
         changed = wanted != self._current
-        self._current = wanted
+        self._set(wanted)
         return changed
 
 

@@ -47,7 +47,7 @@ class TargetPort:
     "Target port group (SPC-4 5.15): the same number."
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False, weakref_slot=True)
 class Nexus:
     """An initiator port's relation to a target port (I_T nexus, SAM-5 4.7), as long as its session."""
 

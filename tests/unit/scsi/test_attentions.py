@@ -118,11 +118,16 @@ def test_the_transport_is_called_for_each_condition() -> None:
     assert heard == [(host.nexus, (0x2A, 9))]
 
 
-def test_a_lost_nexus_is_forgotten() -> None:
+def test_a_lost_nexus_is_forgotten_and_what_it_sent_late_leaves_nothing_behind() -> None:
     unit = make_unit()
-    host, heard = Host(unit), list[Nexus]()
+    host, other, heard = Host(unit, 1), Host(unit, 2), list[Nexus]()
     unit.attention = lambda nexus, _: heard.append(nexus)
     unit.nexus_lost(host.nexus)
     unit.space_low()
-    assert not heard
-    assert host.attention() == (0x29, 0)
+    assert heard == [other.nexus]
+    assert other.attention() == (0x38, 7)
+    reserve = bytes((0x16,))
+    assert host.do(reserve).status == 0x40
+    assert other.do(READ).status == 0
+    unit.space_low()
+    assert heard == [other.nexus] * 2
