@@ -3,31 +3,16 @@
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from click.testing import CliRunner, Result
+from click.testing import CliRunner
 
 from iscsi_rp.cli.main import main
 from iscsi_rp.control.models import ImageSelector
 from iscsi_rp.units import format_time
-from tests.unit.control.services import END, MemoryAppliance, MemoryArray, time_of
+from tests.unit.cli.shell import Shell
+from tests.unit.control.services import END, time_of
 from tests.unit.control.serving import memory_site
-
-
-class Shell:
-    def __init__(self, state: Path, array: MemoryArray, appliance: MemoryAppliance) -> None:
-        self.array = array
-        self.appliance = appliance
-        self.state = state
-
-    def run(self, *words: str, answer: str = "", code: int = 0) -> Result:
-        result = CliRunner().invoke(main, ["--state", str(self.state), *words], input=answer)
-        assert result.exit_code == code, result.output + repr(result.exception)
-        return result
-
-    def json(self, *words: str) -> Any:
-        return json.loads(self.run(*words, "--json").stdout)
 
 
 @pytest.fixture(scope="module")

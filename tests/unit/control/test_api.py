@@ -6,6 +6,15 @@ import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from iscsi_rp.control.access_models import (
+    AccessChange,
+    AccessMode,
+    Authentication,
+    InitiatorChange,
+    InitiatorCreate,
+    Lun,
+    ShownVolume,
+)
 from iscsi_rp.control.array_api import ArrayService
 from iscsi_rp.control.client import ApplianceClient, ArrayClient
 from iscsi_rp.control.config import Config
@@ -16,15 +25,18 @@ from iscsi_rp.control.models import (
     ImageRequest,
     ImageSelector,
     JobState,
+    Processor,
     Sector,
     SplitterMode,
     Volume,
+    VolumeChange,
     VolumeCreate,
 )
 from iscsi_rp.errors import ConflictError, Error, NotFoundError, UnreachableError, UsageError
-from tests.unit.control.services import END, MemoryAppliance, MemoryArray, time_of
+from tests.unit.control.services import END, HOST, MemoryAppliance, MemoryArray, time_of
 from tests.unit.control.serving import memory_site, serving
 
+NAME = "iqn.2026-11.test:one"
 Site = tuple[Config, MemoryArray, MemoryAppliance]
 
 
@@ -119,6 +131,49 @@ def test_an_error_keeps_class_message_and_hint(array: ArrayClient) -> None:
     assert caught.value.hint == "Choose another name."
     with pytest.raises(NotFoundError, match="'nothing'"):
         array.volume("nothing")
+
+
+def test_a_volume_grows_and_changes_its_owner(array: ArrayClient) -> None:
+    array.create_volume(VolumeCreate(name="data", size_bytes=4096))
+    changed = array.change_volume("data", VolumeChange(size_bytes=8192, owner=Processor.B))
+    assert (changed.size_bytes, changed.owner) == (8192, Processor.B)
+    assert array.volume("data") == changed
+    with pytest.raises(NotFoundError):
+        array.change_volume("nothing", VolumeChange(owner=Processor.A))
+
+
+def test_initiators(array: ArrayClient, site: Site) -> None:
+    auth = Authentication.model_validate({"chap": {"user": "one", "secret": "a secret of one"}})
+    luns = [ShownVolume(volume="data", lun=3)]
+    made = array.add_initiator(InitiatorCreate(name=NAME, authentication=auth, luns=luns))
+    assert (made.chap_user, made.masked, made.luns) == ("one", True, [Lun(lun=3, volume="data")])
+    assert site[1].initiators.secrets[NAME] == auth
+    assert array.initiator(NAME) == made
+    assert [each.name for each in array.list_initiators()] == [HOST, NAME]
+    changed = array.change_initiator(NAME, InitiatorChange(authentication=Authentication(), all_luns=True))
+    assert (changed.chap_user, changed.masked) == (None, False)
+    with pytest.raises(ConflictError):
+        array.add_initiator(InitiatorCreate(name=NAME))
+    array.remove_initiator(NAME)
+    with pytest.raises(NotFoundError):
+        array.initiator(NAME)
+
+
+def test_access(array: ArrayClient) -> None:
+    assert array.access().mode is AccessMode.OPEN
+    assert array.change_access(AccessChange(mode=AccessMode.LISTED)).mode is AccessMode.LISTED
+    auth = Authentication.model_validate({"chap": {"user": "one", "secret": "a secret of one"}})
+    assert array.change_access(AccessChange(discovery=auth)).discovery_chap_user == "one"
+    assert array.access().mode is AccessMode.LISTED
+
+
+def test_sessions_end_and_tell_their_latency(array: ArrayClient) -> None:
+    (latency,) = array.latencies().sessions
+    assert (latency.session, latency.initiator, sum(latency.reads)) == (1, HOST, 100)
+    array.disconnect(1)
+    assert array.list_sessions() == []
+    with pytest.raises(NotFoundError):
+        array.disconnect(1)
 
 
 class _DamagedError(ConflictError):
@@ -219,4 +274,7 @@ def test_metrics_are_prometheus_text(array: ArrayClient, appliance: ApplianceCli
     assert samples["iscsi_rp_group_end", "db"] == END
     assert samples["iscsi_rp_group_lag_bytes", "db"] == 4096
     assert samples["iscsi_rp_array_alerts",] == 1
+    assert samples["iscsi_rp_volume_command_seconds_bucket", "read", "0.000128", "data"] == 98
+    assert samples["iscsi_rp_volume_command_seconds_bucket", "read", "+Inf", "data"] == 100
+    assert samples["iscsi_rp_initiator_command_seconds_bucket", HOST, "read", "0.000256"] == 99
     assert samples["process_resident_memory_bytes",] > 0

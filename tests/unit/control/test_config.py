@@ -4,6 +4,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_rp.control.config import Config, Portal, find_config, load_config
+from iscsi_rp.control.models import Processor
 from iscsi_rp.errors import ConfigError
 
 
@@ -135,3 +136,30 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
 
 def test_two_ports_of_the_systems_choice_are_not_the_same() -> None:
     Config.model_validate({"array": {"portals": ["[::1]:0"]}, "appliance": {"portals": ["[::1]:0"]}})
+
+
+def test_portals_belong_to_storage_processors(tmp_path: Path) -> None:
+    text = '[array]\nportals = ["h:1", {address = "[::1]:2", sp = "B"}, {address = "h:3", sp = "A"}]'
+    config = load_config(write(tmp_path / "c.toml", text))
+    assert config.array.portals == [
+        Portal("h", 1, Processor.A),
+        Portal("::1", 2, Processor.B),
+        Portal("h", 3, Processor.A),
+    ]
+    assert config.array.processors == [Processor.A, Processor.B]
+    again = load_config(write(tmp_path / "again.toml", config.toml()))
+    assert again.array == config.array
+    assert load_config(write(tmp_path / "c.toml", "")).array.processors == [Processor.A]
+
+
+@pytest.mark.parametrize(
+    "portal",
+    ['{address = "h:1"}', '{address = "h:1", sp = "C"}', '{address = "h:1", sp = "B", x = 1}', "{sp = []}"],
+)
+def test_a_portal_of_no_storage_processor_is_refused(tmp_path: Path, portal: str) -> None:
+    assert "array.portals: a portal is" in complaints(tmp_path, f"[array]\nportals = [{portal}]")
+
+
+def test_the_same_address_twice_is_refused_whatever_the_processor(tmp_path: Path) -> None:
+    text = '[array]\nportals = ["h:1", {address = "h:1", sp = "B"}]'
+    assert "the portal h:1 is given twice" in complaints(tmp_path, text)
