@@ -18,23 +18,19 @@ from iscsi_rp.scsi.cdb import FAST, FUA
 from iscsi_rp.scsi.copy import Copies
 from iscsi_rp.scsi.holds import Holds
 from iscsi_rp.scsi.identity import Identity
-from iscsi_rp.scsi.inquiry import absent_inquiry
 from iscsi_rp.scsi.log import READ_ERRORS, WRITE_ERRORS, ErrorCounters
 from iscsi_rp.scsi.medium import Medium
 from iscsi_rp.scsi.mode import ModePages
 from iscsi_rp.scsi.opcodes import WITH_SERVICE_ACTION, Opcode, find
 from iscsi_rp.scsi.persistent import Registrant
-from iscsi_rp.scsi.primary import lun_list
 from iscsi_rp.scsi.reservations import Reservations, Save, registrant
 from iscsi_rp.scsi.sense import (
     ACCESS_STATE_CHANGED,
     BUS_DEVICE_RESET,
     CAPACITY_CHANGED,
-    CHECK_CONDITION,
     GOOD,
     INVALID_FIELD_IN_CDB,
     INVALID_OPCODE,
-    LOGICAL_UNIT_NOT_SUPPORTED,
     REPORTED_LUNS_CHANGED,
     SOFT_THRESHOLD_REACHED,
     TARGET_PORT_STANDBY,
@@ -137,6 +133,7 @@ class LogicalUnit:
         if self.reservations.reserved_by is nexus:
             self.reservations.drop()
         self.copies.forget(nexus)
+        self.medium.let_go(nexus)
         self._attentions.lose(nexus)
         self._open.discard(nexus)
 
@@ -148,6 +145,11 @@ class LogicalUnit:
         self.mode.reset()
         self.reservations.drop()
         self.establish(BUS_DEVICE_RESET)
+
+    def abort(self, nexus: Nexus, tag: Any) -> None:
+        """A command is aborted: if it takes long it ends soon, or is answered while its work goes on."""
+        self.copies.stop(nexus, tag)
+        self.medium.let_go(nexus, tag)
 
     def capacity_changed(self) -> None:
         """The device has another size now."""
@@ -321,24 +323,3 @@ class LogicalUnit:
             else:
                 completions.append((tag, GOOD, result, length))
         done(completions)
-
-
-def serve_absent(nexus: Nexus, commands: Sequence[Command], done: CommandsDone) -> None:
-    """Answer for a LUN that does not exist (SPC-4 6.6.1, SAM-5 5.11)."""
-    completions: list[Completion] = []
-    for tag, buffer, _ in commands:
-        cdb = bytes(buffer)
-        status, data = GOOD, b""
-        try:
-            if cdb[0] == 0x12 and not cdb[1] & 0x01:
-                data = absent_inquiry()[: int.from_bytes(cdb[3:5], "big")]
-            elif cdb[0] == 0xA0:
-                data = lun_list(nexus.luns, cdb)
-            elif cdb[0] == 0x03:
-                data = LOGICAL_UNIT_NOT_SUPPORTED.encode()[: cdb[4]]
-            else:
-                raise CheckCondition(LOGICAL_UNIT_NOT_SUPPORTED)
-        except CheckCondition as error:
-            status, data = CHECK_CONDITION, error.sense.encode()
-        completions.append((tag, status, data, 0 if status else len(data)))
-    done(completions)
