@@ -75,14 +75,13 @@ class Tasks(Answers):
         self.watch(barrier, silenced)
 
     def watch(self, barrier: Barrier, itts: Collection[int]) -> None:
-        """Let `barrier` watch commands that a logical unit has. One that copies ends after its present
-        step.
-        """
-        for itt in itts:
-            unit = self.unit(self._tasks[itt][2])
-            if unit is not None:
-                unit.copies.stop(self.nexus, itt)
+        """Let `barrier` watch commands that a logical unit has, and tell it that they are aborted."""
         barrier.watch(self, itts)
+        for itt in itts:
+            task = self._tasks.get(itt)
+            unit = None if task is None else self.unit(task[2])
+            if unit is not None:
+                unit.abort(self.nexus, itt)
 
     def unit(self, lun: int) -> LogicalUnit | None:
         """By the 8 bytes of a LUN field: one level, peripheral or flat addressing (SAM-5 4.7)."""

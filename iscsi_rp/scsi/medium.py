@@ -2,14 +2,15 @@
 
 Formatting and sanitizing go over all blocks in chunks, through the device as every write. Meanwhile, and
 after a failure, commands that need the medium are refused, so nothing is held. Neither abort nor reset ends
-it; the end of the process does, and it is not taken up again.
+it (SBC-4 4.11.3): an aborted command ends, its work goes on. The end of the process does, and it is not taken
+up again.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from iscsi_rp.device import FLUSH, UNMAP, WRITE, ZERO
 from iscsi_rp.errors import Error
@@ -23,7 +24,7 @@ from iscsi_rp.scsi.sense import (
     invalid_parameter,
 )
 from iscsi_rp.scsi.steps import Drive, Steps
-from iscsi_rp.scsi.task import Task
+from iscsi_rp.scsi.task import Nexus, Task
 
 if TYPE_CHECKING:
     from iscsi_rp.scsi.logical_unit import LogicalUnit
@@ -56,6 +57,8 @@ class Medium:
     "AUSE: EXIT FAILURE MODE ends `failed`."
     progress: int = 0
     "In 65,536ths."
+    task: Task | None = None
+    "The command that is answered when the work is over."
 
     @property
     def sense(self) -> Sense | None:
@@ -63,6 +66,13 @@ class Medium:
         if self.working is not None:
             return self.working._replace(progress=self.progress)
         return self.failed or (_STOPPED if self.stopped else None)
+
+    def let_go(self, nexus: Nexus, tag: Any = None) -> None:
+        """If the work was begun by this command of `nexus`, or by any, it goes on without it."""
+        task = self.task
+        if task is not None and task.nexus is nexus and tag in (None, task.tag):
+            self.task = None
+            task.abort()
 
     def admit(self, row: Opcode) -> None:
         """Raises `CheckCondition`."""
@@ -176,12 +186,15 @@ def _work(task: Task, steps: Steps, working: Sense, failed: Sense, immediate: bo
         if error is not None:
             medium.failed = failed
         unit.review_all()
-        if immediate:
+        waiting, medium.task = medium.task, None
+        if waiting is None:
             return None
-        return task.good(transfer_bytes=len(task.data)) if error is None else task.fail(failed)
+        return waiting.good(transfer_bytes=len(task.data)) if error is None else waiting.fail(failed)
 
     if immediate:
         task.good(transfer_bytes=len(task.data))
+    else:
+        medium.task = task
     Drive(steps, ended).start()
 
 

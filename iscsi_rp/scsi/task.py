@@ -15,6 +15,7 @@ from iscsi_rp.scsi.sense import (
     GOOD,
     PARAMETER_LIST_LENGTH_ERROR,
     RESERVATION_CONFLICT,
+    TASK_ABORTED,
     TASK_SET_FULL,
     CheckCondition,
     ReservationConflict,
@@ -96,6 +97,10 @@ class Task:
         """Answer CHECK CONDITION."""
         sense_data = sense.encode(descriptor=self.unit.mode.descriptor_sense)
         self._answer((self.tag, CHECK_CONDITION, sense_data, 0))
+
+    def abort(self) -> None:
+        """Answer TASK ABORTED."""
+        self._answer((self.tag, TASK_ABORTED, b"", 0))
 
     def end(self, error: Error) -> None:
         """Answer what a handler raised."""
