@@ -141,7 +141,7 @@ def fuzz(data: bytes) -> None:
 def _event(bench: Bench, who: int, lun: int, which: int) -> None:
     unit, nexus = bench.units[lun], bench.nexuses[who]
     events: tuple[tuple[Any, ...], ...] = (
-        (unit.reset, nexus),
+        (unit.reset,),
         (unit.capacity_changed,),
         (unit.space_low,),
         (unit.luns_changed, nexus),
