@@ -122,6 +122,7 @@ def test_the_owner_is_the_optimized_group_and_another_one_where_it_has_no_portal
         (Processor.B, both, {1: 1, 2: 0}),
         (Processor.A, both, {1: 0, 2: 1}),
         (Processor.B, (Processor.A,), {1: 0}),
+        (Processor.A, (Processor.B,), {2: 0}),
     ):
         volume = ServedVolume(replace(row(None, VolumeKind.MEMORY), owner=owner), tmp_path, processors)
         groups = volume.unit.port_groups
