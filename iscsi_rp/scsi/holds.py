@@ -10,15 +10,17 @@ that must.
 
 An `Entry` is a batch or a hold. It waits for the entries before it that overlap it and that hold, want to
 hold, or wait themselves; a hold waits also for those in the device. So each waits only for earlier ones,
-which is why nobody waits for ever, and overlapping ones keep their order. Waiting is bounded by the command
-windows of the sessions: an entry that waits is a command that is not answered.
+which is why nobody waits for ever, and overlapping ones keep their order. `WAITING` of them may wait; for one
+more the device is busy.
 """
 
 from collections import deque
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from iscsi_rp.device import BlockDevice, Buffer, Done, Io, Result
+from iscsi_rp.device import BlockDevice, Buffer, BusyError, Done, Io, Result
+
+WAITING: Final = 512
 
 Operation: TypeAlias = tuple[int, int, int, Buffer | None, bool]
 "(op, offset, length, data, fua): an `Io` that has no tag yet."
@@ -87,12 +89,14 @@ class Holds:
 
     def hold(self, ranges: Sequence[tuple[int, int]], then: Callable[[Entry], None]) -> None:
         """Call `then`, now or later, with a hold of these ranges, (offset, length) in bytes. Who gets it must
-        `end` it.
+        `end` it. Raises `BusyError`.
         """
         spans = [(None, offset, length) for offset, length in ranges]
         entry = Entry(self, spans, lambda _: None, exclusive=True)
         self._exclusive += 1
-        self._await(entry, lambda: then(entry))
+        if not self._await(entry, lambda: then(entry)):
+            self._exclusive -= 1
+            raise BusyError
 
     def end(self, entry: Entry) -> None:
         """It is over, and what waited for nothing else starts."""
@@ -117,20 +121,29 @@ class Holds:
             # It may wait, and the data of a write is the caller's only until this returns.
             batch = [_owned(io) for io in batch]
         entry = Entry(self, batch, done)
-        self._await(entry, lambda: self._device.submit(batch, entry.report))
+        if not self._await(entry, lambda: self._device.submit(batch, entry.report)):
+            done([(io[5], BusyError()) for io in batch])
 
-    def _await(self, entry: Entry, start: Callable[[], None]) -> None:
+    def _await(self, entry: Entry, start: Callable[[], None]) -> bool:
+        """Call `start` once nothing stands before the entry; false, and nothing is done, if too many wait."""
+        blockers = []
         if self._exclusive:
             for other in self._entries:
                 waits = entry.exclusive or other.exclusive or other.blockers
                 if waits and entry.overlaps(other):
-                    other.followers.append(entry)
-                    entry.blockers += 1
-        self._entries[entry] = None
-        if entry.blockers:
-            self._waiting[entry] = start
-        else:
+                    blockers.append(other)
+        if not blockers:
+            self._entries[entry] = None
             start()
+            return True
+        if len(self._waiting) >= WAITING:
+            return False
+        for other in blockers:
+            other.followers.append(entry)
+        entry.blockers = len(blockers)
+        self._entries[entry] = None
+        self._waiting[entry] = start
+        return True
 
 
 def _owned(io: Io) -> Io:

@@ -15,7 +15,8 @@ import pytest
 from iscsi_rp.block import MemoryDevice
 from iscsi_rp.device import FLUSH, READ, WRITE, Done, Io, MediumError, Result
 from iscsi_rp.scsi import Identity, LogicalUnit, Nexus
-from iscsi_rp.scsi.holds import Holds
+from iscsi_rp.scsi.holds import WAITING, Holds
+from iscsi_rp.scsi.sense import TASK_SET_FULL
 
 BLOCK = 512
 BLOCKS = 4
@@ -276,21 +277,29 @@ def test_a_device_that_fails_gives_the_blocks_free(code: int) -> None:
     assert device.data[0] == 1
 
 
-def test_a_long_chain_of_waiting_commands_is_no_recursion() -> None:
+def test_a_chain_of_waiting_commands_is_bounded_and_no_recursion() -> None:
     device = MemoryDevice(BLOCKS * BLOCK)
     unit, (nexus,) = ready(device, 1)
     gate: list[Any] = []
     unit.holds.hold([(0, BLOCK)], gate.append)
-    ended: list[int] = []
+    statuses: dict[int, int] = {}
 
     def done(completions: Sequence[tuple[int, int, Any, int]]) -> None:
-        ended.extend(tag for tag, *_ in completions)
+        statuses.update((tag, status) for tag, status, *_ in completions)
 
-    swaps = [Call("cas", 0, (step + 1 & 0xFF,), (step & 0xFF,)).command(step) for step in range(2000)]
+    steps = range(WAITING)
+    swaps = [Call("cas", 0, (step + 1 & 0xFF,), (step & 0xFF,)).command(step) for step in steps]
     unit.submit(nexus, swaps, done)
-    assert not ended
+    assert not statuses
+    full = [
+        Call(kind, 0, (1,), (1,)).command(-1 - tag) for tag, kind in enumerate(("cas", "write", "verified"))
+    ]
+    unit.submit(nexus, [*full, Call("write", 1, (5,)).command(-4)], done)
+    assert statuses == {-1: TASK_SET_FULL, -2: TASK_SET_FULL, -3: TASK_SET_FULL, -4: 0}
     unit.holds.end(gate[0])
-    assert ended == list(range(2000))
+    assert [statuses[step] for step in steps] == [0] * WAITING
+    assert not unit.holds._entries
+    assert not unit.holds._exclusive
 
 
 def test_holds_of_several_ranges_wait_for_each() -> None:
