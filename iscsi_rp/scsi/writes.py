@@ -112,8 +112,8 @@ def compare_and_write(task: Task) -> None:
 def write_atomic(task: Task) -> None:
     """WRITE ATOMIC (16) (SBC-4 5.48): all of it or nothing, to other commands and when power is lost.
 
-    Holding the blocks would serve other commands for any length. But a store below may tear what is longer
-    than a sector when power is lost, so one block is what can be promised, and an atomic boundary has no use.
+    Holding the blocks serves other commands, for any length. But a store below may tear what is longer than a
+    sector when power is lost, so one block is what can be promised, and an atomic boundary has no use.
     """
     flags, lba, _ = decode_range(task.cdb)
     boundary, blocks = uint(task.cdb, 10, 2), uint(task.cdb, 12, 2)
@@ -124,4 +124,5 @@ def write_atomic(task: Task) -> None:
         raise invalid_field(10)
     if blocks > task.unit.limits.atomic_blocks:
         raise invalid_field(12)
-    _write(task, Range(flags, lba, blocks))
+    block = task.unit.device.block_size
+    task.exclusively([(lba * block, blocks * block)], lambda: _write(task, Range(flags, lba, blocks)))

@@ -246,6 +246,16 @@ def test_what_does_not_overlap_passes_a_hold() -> None:
     assert tuple(device.data[::BLOCK]) == (2, 2, 2, 0)
 
 
+def test_no_read_is_in_the_device_beside_an_atomic_write() -> None:
+    device = LateDevice()
+    unit, (nexus,) = ready(device, 1)
+    atomic = bytes((0x9C, 0)) + bytes(8) + bytes((0, 0, 0, 1, 0, 0))
+    unit.submit(nexus, [(0, atomic, content((1,))), Call("read", 0, (0,)).command(1)], lambda _: None)
+    assert device.busy == 1
+    device.finish()
+    assert device.data[0] == 1
+
+
 def test_a_waiting_write_owns_its_data() -> None:
     device = LateDevice()
     unit, (nexus,) = ready(device, 1)
