@@ -7,7 +7,7 @@ import tempfile
 from pathlib import Path
 from typing import Final
 
-from tests.bench import cases, report
+from tests.bench import cases, report, sessions
 from tests.bench.depth import measure_depth
 from tests.bench.load import LoadError, read_through, require_tools
 from tests.bench.memory import measure_memory
@@ -41,19 +41,26 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
     if options.image_depth:
         return measure_depth(directory)
     chosen = [case for case in cases.all_cases() if _wanted(case.name, options)]
-    if not chosen:
+    also = [name for name in (sessions.MIXED, sessions.DIGEST) if _wanted(name, options)]
+    if not chosen and not also:
         raise LoadError("no case of that name; names are like randread-4k-qd32-unsplit")
     size_bytes = QUICK_IMAGE_BYTES if options.quick else IMAGE_BYTES
-    outcomes = _compare(chosen, size_bytes, directory, QUICK_PAIRS if options.quick else options.pairs)
-    print("", *report.ratio_lines(outcomes), sep="\n")
+    pairs = QUICK_PAIRS if options.quick else options.pairs
+    outcomes, fairness = _compare(chosen, also, size_bytes, directory, pairs)
+    print("", *report.ratio_lines(outcomes), *fairness, sep="\n")
     report.write_json(outcomes)
     print(f"bench: cases {len(outcomes)} written to {report.RESULTS}")
     return 0
 
 
-def _compare(chosen: list[cases.Case], size_bytes: int, directory: Path, pairs: int) -> list[Outcome]:
-    """Each server has a file of its own, in the page cache as its own way of reading brings it there."""
-    outcomes = []
+def _compare(
+    chosen: list[cases.Case], also: list[str], size_bytes: int, directory: Path, pairs: int
+) -> tuple[list[Outcome], list[str]]:
+    """Each server has a file of its own, in the page cache as its own way of reading brings it there. Returns
+    the outcomes, and a line about the fairness of many sessions where that was measured.
+    """
+    outcomes: list[Outcome] = []
+    fairness: list[str] = []
     images = [directory / name for name in ("tgt-image", "image")]
     for image in images:
         _preallocate(image, size_bytes)
@@ -64,6 +71,14 @@ def _compare(chosen: list[cases.Case], size_bytes: int, directory: Path, pairs: 
         ours.start()
         for url in (tgt.url, ours.url):
             read_through(url, size_bytes)
+        if sessions.DIGEST in also:
+            outcomes.append(sessions.measure_digest(ours, directory, pairs))
+            print(report.row(outcomes[-1]), flush=True)
+        if sessions.MIXED in also:
+            outcome, mine, theirs = sessions.measure_mixed(ours, tgt, directory, pairs)
+            outcomes.append(outcome)
+            fairness.append(f"fairness {sessions.MIXED} {mine:.3f} tgt {theirs:.3f}")
+            print(report.row(outcome), flush=True)
         for case in chosen:
             if case.split:
                 ours.split()
@@ -72,7 +87,7 @@ def _compare(chosen: list[cases.Case], size_bytes: int, directory: Path, pairs: 
     finally:
         ours.kill()
         tgt.stop()
-    return outcomes
+    return outcomes, fairness
 
 
 def _wanted(name: str, options: argparse.Namespace) -> bool:

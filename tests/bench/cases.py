@@ -7,6 +7,7 @@ Work = Literal["randread", "read", "randwrite", "write"]
 
 WORKS: Final[tuple[Work, ...]] = ("randread", "read", "randwrite", "write")
 SIZES_KIB: Final = (4, 64)
+LARGE_KIB: Final = 1024
 DEPTHS: Final = (1, 32)
 
 QUICK: Final = ("randread-4k-qd32-unsplit", "randwrite-4k-qd32-unsplit", "randwrite-4k-qd32-split")
@@ -22,7 +23,8 @@ class Case:
 
     @property
     def name(self) -> str:
-        return f"{self.work}-{self.size_kib}k-qd{self.depth}-{'split' if self.split else 'unsplit'}"
+        size = f"{self.size_kib}k" if self.size_kib < LARGE_KIB else f"{self.size_kib // LARGE_KIB}m"
+        return f"{self.work}-{size}-qd{self.depth}-{'split' if self.split else 'unsplit'}"
 
     @property
     def size_bytes(self) -> int:
@@ -39,7 +41,9 @@ class Case:
 
 def all_cases() -> list[Case]:
     """Unsplit first: a LUN is split once, for all cases that want it."""
-    return [
+    large: list[Work] = ["read", "write"]
+    unsplit = [Case(work, LARGE_KIB, depth, split=False) for depth in DEPTHS for work in large]
+    return unsplit + [
         Case(work, size_kib, depth, split)
         for split in (False, True)
         for size_kib in SIZES_KIB

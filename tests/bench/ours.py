@@ -23,6 +23,11 @@ class Ours:
         self.stack.start()
         self.url = self.stack.url(self.stack.create_volume(VOLUME, None, self._image))
 
+    def add_luns(self, images: list[Path]) -> list[str]:
+        """Further volumes, not split."""
+        volumes = [self.stack.create_volume(f"{VOLUME}-{image.name}", None, image) for image in images]
+        return [self.stack.url(volume) for volume in volumes]
+
     def split(self) -> None:
         """Protect the volume, unless it is already; returns when the copy is complete."""
         if not self._is_split:

@@ -20,8 +20,10 @@ needs_clients = pytest.mark.skipif(
 
 def test_every_case_has_a_name_of_its_own() -> None:
     names = [case.name for case in cases.all_cases()]
-    assert len(set(names)) == len(names) == 4 * 2 * 2 * 2
-    assert {"randread-4k-qd32-unsplit", "write-64k-qd1-split", *cases.QUICK} <= set(names)
+    assert len(set(names)) == len(names) == 4 * 2 * 2 * 2 + 2 * 2
+    assert {"randread-4k-qd32-unsplit", "write-64k-qd1-split", "read-1m-qd32-unsplit", *cases.QUICK} <= set(
+        names
+    )
 
 
 @needs_clients
