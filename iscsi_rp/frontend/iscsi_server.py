@@ -11,6 +11,7 @@ from functools import partial
 from typing import Final
 
 from iscsi_rp.errors import ConfigError, ConflictError, NotFoundError
+from iscsi_rp.frontend.heap import give_back
 from iscsi_rp.frontend.iscsi_stream import Stream, portal_name
 from iscsi_rp.frontend.iscsi_streams import Streams
 from iscsi_rp.frontend.status import SessionStatus, latency_of, status_of
@@ -163,6 +164,7 @@ class IscsiServer:
     def _tick(self) -> None:
         for stream in self._streams.all():
             stream.tick()
+        give_back()
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
 

@@ -8,6 +8,8 @@ from typing import Final, TypeAlias
 
 ALL_HELD_BYTES: Final = 256 << 20
 "Data in devices, data asked for by R2T, and answers that nobody reads, over all sessions."
+OWN_BYTES: Final = 1 << 20
+"What one session may hold whatever the others do."
 
 Wake: TypeAlias = Callable[[], None]
 

@@ -24,7 +24,6 @@ from iscsi_rp.iscsi.pdu import (
 )
 from iscsi_rp.iscsi.session import Fields, Session
 from iscsi_rp.iscsi.shared import Shared
-from iscsi_rp.iscsi.tasks import HELD_BYTES
 
 _AHS_BYTES: Final = 255 * 4
 PDU_BYTES: Final = HEADER_BYTES + _AHS_BYTES + MAX_RECV_DATA_BYTES + 2 * DIGEST_BYTES
@@ -135,8 +134,7 @@ class Connection:
         """Complete PDUs that the session may take, and their commands to the logical units."""
         session = self.session
         assert session is not None
-        if session.blocked:
-            return 0
+        may_hold = session.may_hold_bytes
         at, end = 0, len(data)
         unpack = HEADER.unpack_from
         head_bytes = HEADER_BYTES + DIGEST_BYTES if self._header_digest else HEADER_BYTES
@@ -144,7 +142,7 @@ class Connection:
         session.begin()
         try:
             for _ in range(_PDUS):
-                if end - at < head_bytes or session.held_bytes > HELD_BYTES or session.over:
+                if end - at < head_bytes or session.held_bytes > may_hold or session.over:
                     break
                 fields: Fields = unpack(data, at)
                 lengths = fields[3]

@@ -13,6 +13,7 @@ from typing import Final
 
 from iscsi_rp.device import Buffer
 from iscsi_rp.iscsi.answers import WRAP
+from iscsi_rp.iscsi.budget import OWN_BYTES
 from iscsi_rp.iscsi.latency import Latency
 from iscsi_rp.iscsi.login import WINDOW, Login
 from iscsi_rp.iscsi.pdu import (
@@ -91,13 +92,17 @@ class Session(Tasks):
 
     @property
     def blocked(self) -> bool:
-        """The next PDU has to wait until commands have ended, of this session or of others."""
-        if self.held_bytes > HELD_BYTES:
-            return True
+        """The next PDU has to wait until commands have ended."""
+        return self.held_bytes > self.may_hold_bytes
+
+    @property
+    def may_hold_bytes(self) -> int:
+        """Of the data of its commands; less while others hold too much."""
         if not self._shared.budget.spent:
-            return False
-        self._shared.budget.wait(self._wake)
-        return True
+            return HELD_BYTES
+        if self.held_bytes > OWN_BYTES:
+            self._shared.budget.wait(self._wake)
+        return OWN_BYTES
 
     @property
     def outstanding(self) -> int:

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Final, NamedTuple
 
 from iscsi_rp.device import Buffer
-from iscsi_rp.iscsi.budget import Budget
+from iscsi_rp.iscsi.budget import OWN_BYTES, Budget
 from iscsi_rp.iscsi.pdu import FINAL, NO_TAG, Header, ProtocolError
 from iscsi_rp.scsi.sense import INCORRECT_AMOUNT_OF_DATA, PROTOCOL_SERVICE_CRC_ERROR, Sense
 
@@ -141,8 +141,9 @@ class Transfers:
         for transfer in self._by_itt.values():
             if transfer.granted or transfer.bursts:
                 continue
-            if self._budget.spent or (
-                self._granted_bytes and self._granted_bytes + transfer.wanted > GRANTED_BYTES
+            granted_bytes = self._granted_bytes + transfer.wanted
+            if (self._budget.spent and granted_bytes > OWN_BYTES) or (
+                self._granted_bytes and granted_bytes > GRANTED_BYTES
             ):
                 return
             transfer.granted = True

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from iscsi_rp.block import MemoryDevice
-from iscsi_rp.iscsi.budget import Budget
+from iscsi_rp.iscsi.budget import OWN_BYTES, Budget
 from iscsi_rp.iscsi.connection import Connection
 from iscsi_rp.iscsi.latency import BUCKETS, Latency
 from iscsi_rp.iscsi.pdu import HEADER, LOGOUT_REQUESTED, Header, RejectedError, extended_cdb
@@ -201,13 +201,17 @@ def test_what_all_sessions_hold_is_bounded_and_given_back() -> None:
     (one, two), shared = shared_links(1 << 20, device)
     assert one.send(command(read_10(0, 2048), R, 1 << 20, itt=1, sn=1)) == []
     assert shared.budget.spent
-    assert two.send(command(read_10(0, 1), R, 512, itt=1, sn=1)) == []
-    assert two.connection.blocked
+    # Each may hold a little, whatever the others do.
+    many = [command(read_10(0, 1024), R, 512 << 10, itt=n + 1, sn=n + 1) for n in range(9)]
+    assert two.send(*many) == []
+    assert (two.connection.blocked, session_of(two).in_device) == (True, OWN_BYTES // (512 << 10) + 1)
     device.let_go()
     assert not shared.budget.spent
     two.send()
     device.let_go()
-    assert [answer.opcode for answer in two.later] == [0x25]
+    two.send()
+    device.let_go()
+    assert [answer.itt for answer in two.later if answer.opcode == 0x21] == list(range(1, 10))
     assert shared.budget.held_bytes == 0
 
 
@@ -216,8 +220,11 @@ def test_a_transfer_waits_for_what_others_hold() -> None:
     (one, two), shared = shared_links(1 << 20, device)
     one.send(command(read_10(0, 2040), R, 2040 * 512, itt=1, sn=1))
     two.send(command(write_10(0, 16), W, 8192, itt=1, sn=1), command(write_10(0, 16), W, 8192, itt=2, sn=2))
+    two.send(command(write_10(0, 4096), W, 2 << 20, itt=3, sn=3))
     assert shared.budget.spent
+    two.later.clear()
     device.let_go()
+    assert [(answer.opcode, answer.itt) for answer in two.later] == [(0x31, 3)]
     two.connection.close()
     one.connection.close()
     assert shared.budget.held_bytes == 0
