@@ -34,6 +34,10 @@ FAULTS: Final[dict[str, str]] = {
         "writes up to 256 blocks, whatever MAXIMUM ATOMIC TRANSFER LENGTH says (1 here); SBC-4 5.48 wants "
         "longer ones refused with INVALID FIELD IN CDB"
     ),
+    "WriteSame10.UnmapUntilEnd": (
+        "sends a block of FFh with UNMAP=1 and expects zeros; SBC-4 4.7.3.4.4: with LBPRZ=1 a block that is not "
+        "zeros is written, not unmapped"
+    ),
     "GetLBAStatus.UnmapSingle": (
         "asks for LBA i + 1 and expects the first descriptor at i + logical per physical blocks; SBC-4 5.9.3 "
         "wants the LBA asked for. It is the same, and passed, where a physical block is a logical one"

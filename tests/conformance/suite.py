@@ -26,7 +26,7 @@ class Report:
 
     passed: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
-    "(FAMILY.Suite.Test, its first words)"
+    "(FAMILY.Suite.Test, its last words)"
     skips: list[tuple[str, str]] = field(default_factory=list)
     "(FAMILY.Suite.Test, why, in the suite's words)"
     broken: list[str] = field(default_factory=list)
@@ -85,7 +85,7 @@ def read(report: Report, family: str, output: str) -> None:
             name = f"{family}.{suite}.{test}"
             # The verdict stands at the end of a line, behind what the test said.
             if re.search(r"^(.*\.\.\.)?FAILED\s*$", told, re.MULTILINE) or "passed" not in told:
-                report.failures.append((name, " ".join(told.split())[:300]))
+                report.failures.append((name, " ".join(told.split())[-600:]))
             elif why := _SKIP.search(told.partition("passed")[0]):
                 report.skips.append((name, why[1].strip()))
             else:
