@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Final
 
 from iscsi_rp.array.access_tables import InitiatorRow, RulesRow
 from iscsi_rp.array.catalogue import Catalogue
@@ -24,7 +25,7 @@ from iscsi_rp.errors import ConflictError
 from iscsi_rp.frontend import IscsiServer, SessionStatus
 from iscsi_rp.iscsi.access import Access, Chap, InitiatorAccess
 
-MAX_INITIATORS = 1024
+MAX_INITIATORS: Final = 1024
 
 
 class Initiators:

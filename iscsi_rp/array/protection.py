@@ -74,7 +74,8 @@ class Protection:
         "Group name to why it could not be attached."
         self._link: Link | None = None
         self._lost = asyncio.Event()
-        self._changing = asyncio.Lock()
+        self.changing = asyncio.Lock()
+        "Held while groups are attached or detached, and by whoever needs that none is."
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner: asyncio.Task[None] | None = None
 
@@ -151,7 +152,7 @@ class Protection:
 
     async def _reconcile(self, wanted: Groups) -> None:
         """Attach what the appliance lists and we do not know, detach what it no longer lists."""
-        async with self._changing:
+        async with self.changing:
             listed = {group.id for group in wanted.groups}
             for group in list(self.groups.values()):
                 if (

@@ -157,8 +157,9 @@ class Service:
                 await asyncio.to_thread(self._catalogue.set_owner, volume.row.uuid, request.owner)
                 volume.set_owner(request.owner)
             if request.size_bytes is not None:
-                _check_growth(volume, request.size_bytes)
-                await volume.grow(self._catalogue, request.size_bytes, preallocate=request.preallocate)
+                async with self._protection.changing:  # a splitter's maps are as large as it was
+                    _check_growth(volume, request.size_bytes)
+                    await volume.grow(self._catalogue, request.size_bytes, preallocate=request.preallocate)
                 self._protection.announce()
             return self._model(volume)
 
@@ -178,9 +179,9 @@ class Service:
                     f"volume {name!r} is in group {volume.group!r}",
                     hint=f"Delete the group first: `iscsi-rp group delete {volume.group}`.",
                 )
-            if not force and self._server.sessions():
+            if not force and (users := self._users(name)):
                 raise ConflictError(
-                    f"initiators are logged in, and may use volume {name!r}",
+                    f"initiators are logged in, and may use volume {name!r}: {', '.join(users)}",
                     hint="Log them out, or delete it with --force.",
                 )
             await asyncio.to_thread(self._catalogue.remove_volume, volume.row.uuid)
@@ -191,6 +192,11 @@ class Service:
             await volume.close()
             if destroy and volume.row.kind is VolumeKind.FILE and volume.row.path is not None:
                 await asyncio.to_thread(volume.row.path.unlink, True)
+
+    def _users(self, name: str) -> list[str]:
+        """The initiators that are logged in and see a volume."""
+        logged_in = sorted({session.initiator.lower() for session in self._server.sessions()})
+        return [each for each in logged_in if name in self.initiators.shown_to(each).values()]
 
     # -- status
 

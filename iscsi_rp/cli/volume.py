@@ -156,15 +156,36 @@ def resize(site: Site, name: str, size_bytes: int, preallocate: bool, as_json: b
 @volume_argument
 @click.option("--destroy", is_flag=True, help="Remove its file too. What is in it is lost.")
 @click.option("--force", is_flag=True, help="Even while initiators use it.")
+@click.option("--dry-run", is_flag=True, help="Show what would be lost, and for whom.")
 @yes_option
 @pass_site
-def delete(site: Site, name: str, destroy: bool, force: bool, yes: bool) -> None:
+def delete(site: Site, name: str, destroy: bool, force: bool, dry_run: bool, yes: bool) -> None:
     """Stop serving a volume. Its store stays, unless --destroy is given."""
+    if dry_run:
+        _print_deletion(site, site.array.volume(name), destroy)
+        return
     if not yes:
         lost = "and destroy what is in it" if destroy else "(its store stays)"
         click.confirm(f"delete volume {name} {lost}?", abort=True)
     site.array.delete_volume(name, destroy, force)
     click.echo(f"volume {name}: deleted")
+
+
+def _print_deletion(site: Site, found: Volume, destroy: bool) -> None:
+    users = [
+        each.name
+        for each in site.array.list_initiators()
+        if each.sessions and any(lun.volume == found.name for lun in each.luns)
+    ]
+    stays = "is removed" if destroy and found.kind is VolumeKind.FILE else "stays"
+    print_facts(
+        [
+            ("volume", f"{found.name}, {format_size(found.size_bytes)}, LUN {found.lun}"),
+            ("store", f"{found.path or 'memory'} {stays}"),
+            ("in use by", ", ".join(users) or "nobody"),
+            ("group", found.group and f"{found.group}: to be deleted first"),
+        ]
+    )
 
 
 def print_volumes(volumes: Sequence[Volume]) -> None:

@@ -45,6 +45,10 @@ def test_volumes(shell: Shell) -> None:
     assert listed[0].split() == ["VOLUME", "LUN", "SIZE", "KIND", "GROUP", "STATE", "STORE"]
     assert listed[1].split() == ["data", "0", "1.5", "GiB", "file", "-", "online", "/v/data.img"]
     assert "NAA:" in shell.run("volume", "show", "data").stdout
+    would = shell.run("volume", "delete", "data", "--destroy", "--dry-run").stdout
+    assert "/v/data.img is removed" in would
+    assert "in use by:  iqn.2026-11.test:host" in would
+    assert shell.array.deleted == []
     shell.run("volume", "delete", "data", "--destroy", "--force", "--yes")
     assert shell.array.deleted == [("data", True, True)]
     assert "volume create" in shell.run("volume", "list").stdout

@@ -70,7 +70,7 @@ class MemoryInitiators:
         self.access = AccessRules(mode=AccessMode.OPEN)
 
     async def list(self) -> Sequence[Initiator]:
-        logged_in = Initiator(name=HOST, listed=False, luns=[], sessions=[1])
+        logged_in = Initiator(name=HOST, listed=False, luns=[Lun(lun=0, volume="data")], sessions=[1])
         return list({HOST: logged_in, **self.listed}.values())
 
     async def get(self, name: str) -> Initiator:

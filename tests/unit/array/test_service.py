@@ -1,0 +1,163 @@
+"""The array's service over its real parts, in one process: what it refuses, and what changes when."""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from iscsi_rp.array import initiators as initiators_module
+from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.initiators import Initiators
+from iscsi_rp.array.protection import Protection
+from iscsi_rp.array.service import Service
+from iscsi_rp.array.space import SpaceWatch
+from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.control.access_models import InitiatorChange, InitiatorCreate, ShownVolume
+from iscsi_rp.control.models import Portal, Processor, VolumeChange, VolumeCreate, VolumeKind
+from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
+from iscsi_rp.frontend import IscsiServer
+from tests.kit.initiator import Initiator
+
+IQN = "iqn.2026-11.io.iscsi-rp:service"
+HOST, OTHER = "iqn.2026-11.test:host", "iqn.2026-11.test:other"
+SIZE = 1 << 20
+
+
+class Array:
+    """Everything of the daemon but its API and its processes."""
+
+    def __init__(self, state: Path) -> None:
+        self.catalogue = Catalogue.open(state / "catalogue.db")
+        self.volumes: dict[str, ServedVolume] = {}
+        self.protection = Protection(self.catalogue, self.volumes, state / "none.sock", "array-1", 1.5)
+        self.server = IscsiServer()
+        self.server.add_target(IQN, {})
+        self.initiators = Initiators(self.catalogue, self.server, self.volumes)
+        self.service = Service(
+            "array-1",
+            IQN,
+            state,
+            self.catalogue,
+            self.server,
+            self.volumes,
+            self.protection,
+            SpaceWatch(self.volumes, 10.0),
+            self.initiators,
+            lambda row: self._serve(row, state),
+        )
+        self.service.portals.append(Portal(address="127.0.0.1:3260", processor=Processor.A))
+
+    def _serve(self, row: VolumeRow, state: Path) -> ServedVolume:
+        return ServedVolume(row, state / "maps")
+
+    async def create(self, *names: str, **options: Any) -> None:
+        for name in names:
+            request = {"name": name, "size_bytes": SIZE, "kind": VolumeKind.MEMORY, **options}
+            await self.service.create_volume(VolumeCreate.model_validate(request))
+
+    async def close(self) -> None:
+        await self.service.stop()
+        await self.server.close(1.0)
+        self.catalogue.close()
+
+
+def run(state: Path, test: Callable[[Array], Awaitable[None]]) -> None:
+    async def main() -> None:
+        array = Array(state)
+        try:
+            await test(array)
+        finally:
+            await array.close()
+
+    asyncio.run(main())
+
+
+def shown(*pairs: tuple[str, int | None]) -> list[ShownVolume]:
+    return [ShownVolume(volume=volume, lun=lun) for volume, lun in pairs]
+
+
+def test_a_volume_grows_only_within_reason(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("data")
+        change = array.service.change_volume
+        for size, error, reason in (
+            (SIZE, ConflictError, "can only grow"),
+            (SIZE - 512, ConflictError, "can only grow"),
+            (SIZE + 511, UsageError, "multiple of the block size"),
+        ):
+            with pytest.raises(error, match=reason):
+                await change("data", VolumeChange(size_bytes=size))
+        with pytest.raises(ConflictError, match="storage processor B has no portal"):
+            await change("data", VolumeChange(owner=Processor.B))
+        with pytest.raises(ConflictError, match="storage processor B has no portal"):
+            await array.create("other", owner=Processor.B)
+        assert (await change("data", VolumeChange(size_bytes=SIZE + 512))).size_bytes == SIZE + 512
+
+    run(tmp_path, test)
+
+
+def test_a_volume_does_not_grow_while_it_is_being_attached(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("data")
+        (volume,) = array.volumes.values()
+        async with array.protection.changing:
+            growing = asyncio.create_task(
+                array.service.change_volume("data", VolumeChange(size_bytes=2 * SIZE))
+            )
+            await asyncio.sleep(0.05)
+            volume.group = "db"
+        with pytest.raises(ConflictError, match="is in group 'db'"):
+            await growing
+        assert volume.joint.size == SIZE
+
+    run(tmp_path, test)
+
+
+def test_a_mask_names_volumes_that_are_there_each_once(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("a", "b")
+        await array.initiators.add(InitiatorCreate(name=HOST, luns=shown(("b", None))))
+        for luns, error, reason in (
+            (shown(("a", 1), ("b", None)), ConflictError, "LUN 1 is given twice"),
+            (shown(("a", 1), ("a", 2)), ConflictError, "'a' is given twice"),
+            (shown(("c", 1)), NotFoundError, "'c'"),
+        ):
+            with pytest.raises(error, match=reason):
+                await array.initiators.change(HOST, InitiatorChange(luns=luns))
+        assert array.initiators.shown_to(HOST) == {1: "b"}
+        await array.service.delete_volume("b", destroy=False, force=False)
+        assert array.initiators.shown_to(HOST) == {}
+        await array.create("c")  # it has the LUN that b had, and nobody allowed it
+        assert array.initiators.shown_to(HOST) == {}
+        assert array.initiators.shown_to(OTHER) == {0: "a", 1: "c"}
+
+    run(tmp_path, test)
+
+
+def test_how_many_are_listed_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(initiators_module, "MAX_INITIATORS", 1)
+
+    async def test(array: Array) -> None:
+        await array.initiators.add(InitiatorCreate(name=HOST))
+        with pytest.raises(ConflictError, match="no more"):
+            await array.initiators.add(InitiatorCreate(name=OTHER))
+
+    run(tmp_path, test)
+
+
+def test_a_volume_is_deleted_while_only_others_are_logged_in(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("used", "unused")
+        await array.initiators.add(InitiatorCreate(name=HOST, luns=shown(("used", 0))))
+        host, port = await array.server.listen("127.0.0.1", 0)
+        with await asyncio.to_thread(Initiator, f"{host}:{port}", IQN, name=HOST) as session:
+            with pytest.raises(ConflictError, match=HOST):
+                await array.service.delete_volume("used", destroy=False, force=False)
+            await array.service.delete_volume("unused", destroy=False, force=False)
+            await array.service.delete_volume("used", destroy=False, force=True)
+            await asyncio.to_thread(session.close)
+        assert array.volumes == {}
+
+    run(tmp_path, test)
