@@ -173,6 +173,7 @@ def test_what_is_aborted_before_its_data_came_is_never_written(function: int) ->
     (answer,) = link.send(pdu(0x42, 0x80 | function, itt=2, word20=1, sn=2))
     assert (answer.opcode, answer.head[2]) == (0x22, 0)
     assert link.send(data_out(b"x" * 512, 0, itt=1, ttt=r2t.word(20))) == []
+    link.clear_attentions()
     (read,) = link.send(command(read_10(0, 1), R, 512, itt=3, sn=2))
     assert read.data == bytes(512)
 
