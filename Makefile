@@ -2,11 +2,12 @@
 
 SEEDS ?= 1000
 KILLS ?= 10
+SECONDS ?= 600
 QUICK ?=
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo conformance kernel simulate crash bench clean
+.PHONY: help setup check test demo conformance differential fuzz soak kernel simulate crash bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,8 +28,17 @@ test: setup ## all tests
 demo: setup ## the whole story on real input, in about two minutes
 	$(PYTHON) -m iscsi_rp demo
 
-conformance: setup ## libiscsi's iscsi-test-cu against the embedded target
+conformance: setup ## libiscsi's iscsi-test-cu: us, us split, and tgt (5 minutes)
 	$(PYTHON) -m tests.conformance
+
+differential: setup ## the same commands to tgt and to us (seconds)
+	$(PYTHON) -m tests.differential
+
+fuzz: setup ## hostile input, guided by coverage: SECONDS=600
+	$(PYTHON) -m tests.fuzz --seconds $(SECONDS)
+
+soak: setup ## 1,000 sessions, 10,000 connections, clients that never read (2 minutes)
+	$(PYTHON) -m tests.soak
 
 kernel: ## Linux' own initiator and multipath, in a User-Mode Linux guest
 	@scripts/setup.sh mmdebstrap

@@ -35,8 +35,8 @@ FAULTS: Final[dict[str, str]] = {
         "longer ones refused with INVALID FIELD IN CDB"
     ),
     "WriteSame10.UnmapUntilEnd": (
-        "sends a block of FFh with UNMAP=1 and expects zeros; SBC-4 4.7.3.4.4: with LBPRZ=1 a block that is not "
-        "zeros is written, not unmapped"
+        "sends a block of FFh with UNMAP=1 and expects zeros; SBC-4 4.7.3.4.4: with LBPRZ=1 a block that is "
+        "not zeros is written, not unmapped"
     ),
     "GetLBAStatus.UnmapSingle": (
         "asks for LBA i + 1 and expects the first descriptor at i + logical per physical blocks; SBC-4 5.9.3 "
