@@ -116,6 +116,17 @@ class Holds:
             finally:
                 self._starting = False
 
+    def after_all(self, then: Callable[[], None]) -> None:
+        """Call `then`, now or later, when everything that is here now is over; what comes later goes on."""
+        last = Entry(self, (), lambda _: None)
+        last.blockers = len(self._entries)
+        for entry in self._entries:
+            entry.followers.append(last)
+        if last.blockers:
+            self._waiting[last] = then
+        else:
+            then()
+
     def _enter(self, batch: Sequence[Io], done: Done) -> None:
         if self._exclusive:
             # It may wait, and the data of a write is the caller's only until this returns.

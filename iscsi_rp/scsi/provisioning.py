@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 from iscsi_rp.device import MAP, UNMAP, WRITE, ZERO, Result, unpack_runs
 from iscsi_rp.errors import Error
@@ -18,9 +18,6 @@ from iscsi_rp.scsi.sense import (
 )
 from iscsi_rp.scsi.steps import Drive, Steps
 from iscsi_rp.scsi.task import Task
-
-if TYPE_CHECKING:
-    from iscsi_rp.scsi.logical_unit import LogicalUnit
 
 _ANCHOR, _UNMAP, _NDOB = 0x10, 0x08, 0x01
 _MAPPED, _DEALLOCATED = 0, 1
@@ -54,15 +51,18 @@ def write_same(task: Task) -> None:
         else:
             task.end(error)
 
-    return Drive(_repeated(unit, sent, offset, length), ended).start()
+    return Drive(_repeated(task, sent, offset, length), ended).start()
 
 
-def _repeated(unit: LogicalUnit, sent: bytes, offset: int, length: int) -> Steps:
+def _repeated(task: Task, sent: bytes, offset: int, length: int) -> Steps:
+    """Each step asks anew whether it may: who was preempted, or whose medium is sanitized, writes no more."""
+    unit = task.unit
     chunk = memoryview(sent * (min(length, _CHUNK) // len(sent)))
     # FUA has the store write in a thread: so much would keep all others from the loop.
     fua = length > _AT_ONCE
     for begin in range(0, length, _AT_ONCE):
         end = min(begin + _AT_ONCE, length)
+        unit.admit_as(task.nexus, task.cdb[0])
         yield (
             unit,
             [

@@ -175,8 +175,13 @@ class Reservations:
         for who, sense in change.told:
             for nexus in self._unit.nexuses(who):
                 self._unit.establish_for(nexus, sense)
+        answer = partial(task.good, transfer_bytes=len(task.data))
+        if not change.preempted:
+            return answer()
         ended = {nexus for who in change.preempted for nexus in self._unit.nexuses(who)} - {task.nexus}
-        self._abort(ended, partial(task.good, transfer_bytes=len(task.data)))
+        # Also what sessions began that are over, or copies that another unit manages: nothing of it may reach
+        # the medium once the fence is said to stand.
+        return self._abort(ended, lambda: self._unit.holds.after_all(answer))
 
     def _abort(self, nexuses: set[Nexus], then: Callable[[], None]) -> None:
         """End the commands of `nexuses`; `then`, once all of them are over."""

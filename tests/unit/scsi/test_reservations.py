@@ -5,10 +5,12 @@ import struct
 import pytest
 
 from iscsi_rp.device import SpaceError
+from iscsi_rp.scsi import LogicalUnit
 from iscsi_rp.scsi.opcodes import TABLE
 from iscsi_rp.scsi.persistent import REGISTRATIONS, Kind
 from iscsi_rp.scsi.persistent_format import transport_id
 from tests.unit.scsi.rig import BLOCK, CONFLICT, READ, TEST_UNIT_READY, WRITE, Answer, Host, Vault, make_unit
+from tests.unit.scsi.test_holds import LateDevice
 
 REGISTER, RESERVE, RELEASE, CLEAR, PREEMPT, PREEMPT_AND_ABORT, IGNORE, MOVE = range(8)
 SPEC_I_PT, ALL_TG_PT, APTPL = 0x08, 0x04, 0x01
@@ -298,6 +300,56 @@ def test_preempt_and_abort_waits_for_the_commands_of_the_preempted() -> None:
     assert answer[0].status == 0
     assert pr_out(one, PREEMPT, 1, 3).status == 0
     assert len(ended) == 1
+
+
+def preempt(host: Host, key: int, victim: int) -> list[Answer]:
+    """Where the answer of a PREEMPT AND ABORT will be."""
+    return host.start(out_cdb(PREEMPT_AND_ABORT, 5, 24), struct.pack(">QQIBxxx", key, victim, 0, 0))
+
+
+def fenced(unit: LogicalUnit) -> list[Host]:
+    """Hosts 1 and 2, registered with keys 1 and 2; the second one has reserved the unit."""
+    hosts = [Host(unit, number, fresh=True) for number in (1, 2)]
+    for key, host in enumerate(hosts, start=1):
+        host.start(TEST_UNIT_READY)
+        assert pr_out(host, REGISTER, 0, key).status == 0
+    assert pr_out(hosts[1], RESERVE, 2, kind=5).status == 0
+    return hosts
+
+
+def test_the_fence_stands_only_when_what_a_lost_session_had_begun_is_over() -> None:
+    device = LateDevice()
+    one, two = fenced(make_unit(device))
+    two.start(WRITE, b"\xee" * BLOCK)
+    two.unit.nexus_lost(two.nexus)
+    answer = preempt(one, 1, 2)
+    assert not answer
+    later = one.start(WRITE, b"\x11" * BLOCK)  # does not wait, and is not waited for
+    device.turn(0)  # the first write is applied,
+    device.turn(1)  # and reported
+    assert (answer[0].status, later) == (0, [])
+    device.finish()
+    assert (later[0].status, bytes(device.data[:BLOCK])) == (0, b"\x11" * BLOCK)
+
+
+def test_a_long_write_of_the_preempted_goes_no_further() -> None:
+    size = 40 << 20
+
+    class Late(LateDevice):
+        def __init__(self) -> None:
+            self.size = size
+            super().__init__()
+
+    device = Late()
+    one, two = fenced(make_unit(device))
+    write_same = bytes((0x93, 0)) + bytes(8) + (0xFFFF).to_bytes(4, "big") + bytes(2)
+    two.start(write_same, b"\xee" * BLOCK)
+    two.unit.nexus_lost(two.nexus)
+    answer = preempt(one, 1, 2)
+    assert not answer
+    device.finish()
+    assert answer[0].status == 0
+    assert 0 < device.data.count(0xEE) < 0xFFFF * BLOCK
 
 
 def test_moving_a_reservation() -> None:
