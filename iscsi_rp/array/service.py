@@ -7,14 +7,13 @@ from typing import Final
 
 from pydantic import JsonValue
 
-from iscsi_rp.array.alerts import array_alerts
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import ProtectedGroup, Protection
 from iscsi_rp.array.space import SpaceWatch
+from iscsi_rp.array.status import array_alerts, session_model, splitter_status
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import create_file
-from iscsi_rp.clock import utc_ns
 from iscsi_rp.control.app import no_such
 from iscsi_rp.control.jobs import Jobs, Progress
 from iscsi_rp.control.latency import Latencies, SessionLatency, VolumeLatency
@@ -23,10 +22,7 @@ from iscsi_rp.control.models import (
     Job,
     Portal,
     Processor,
-    Resync,
     Session,
-    SplitterMode,
-    SplitterStatus,
     Volume,
     VolumeChange,
     VolumeCreate,
@@ -201,24 +197,7 @@ class Service:
     # -- status
 
     async def list_sessions(self) -> list[Session]:
-        return [
-            Session(
-                id=each.id,
-                initiator=each.initiator,
-                target=each.target,
-                peer=each.peer,
-                portal=each.portal,
-                processor=Processor.of(each.portal_group),
-                since_ns=each.since_ns,
-                auth=each.auth,
-                digests=each.digests,
-                commands=each.commands,
-                outstanding=each.outstanding,
-                read_bytes=each.bytes_read,
-                written_bytes=each.bytes_written,
-            )
-            for each in self._server.sessions()
-        ]
+        return [session_model(each) for each in self._server.sessions()]
 
     async def disconnect(self, session_id: int) -> None:
         await self._server.disconnect(session_id)
@@ -251,38 +230,9 @@ class Service:
             iqn=self._iqn,
             portals=self.portals,
             volumes=await self.list_volumes(),
-            groups=[self._splitter_status(group) for group in self._protection.groups.values()],
+            groups=[splitter_status(group, self._protection) for group in self._protection.groups.values()],
             sessions=await self.list_sessions(),
             alerts=[*array_alerts(self._volumes.values(), self._protection), *self._space.alerts()],
-        )
-
-    def _splitter_status(self, group: ProtectedGroup) -> SplitterStatus:
-        splitter = group.splitter
-        core = splitter.core
-        to_send = sum(each.to_send for each in core.marks.maps)
-        resync = None
-        if core.mode is Mode.RESYNCING:
-            done = max(0, core.resync.total - to_send) * REGION_BYTES
-            elapsed_s = max(1e-3, (utc_ns() - splitter.mode_since_ns) / 1e9)
-            rate = done / elapsed_s
-            left = to_send * REGION_BYTES
-            resync = Resync(
-                done_bytes=done,
-                total_bytes=core.resync.total * REGION_BYTES,
-                rate_bytes_s=rate,
-                remaining_s=left / rate if rate else None,
-            )
-        return SplitterStatus(
-            group=splitter.name,
-            appliance=self._protection.appliance or "",
-            mode=SplitterMode(core.mode.value),
-            since_ns=splitter.mode_since_ns,
-            session=core.session,
-            marked_bytes=sum(each.dirty for each in core.marks.maps) * REGION_BYTES,
-            to_sync_bytes=to_send * REGION_BYTES,
-            inflight=len(core.sent) + len(core.held),
-            resync=resync,
-            last_error=splitter.last_error if core.mode is not Mode.SPLITTING else None,
         )
 
     # -- jobs

@@ -31,6 +31,9 @@ class Database:
         """
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
+            # It may hold secrets. What SQLite puts beside it has the same mode.
+            path.touch(mode=0o600)
+            path.chmod(0o600)
             connection = sqlite3.connect(path, timeout=0, isolation_level=None, check_same_thread=False)
         except (OSError, sqlite3.Error) as error:
             raise CatalogueError(f"cannot open {path}: {error}") from error

@@ -38,6 +38,16 @@ def test_a_commit_is_flushed(tmp_path: Path) -> None:
         assert db.execute("PRAGMA journal_mode").fetchone() == ("wal",)
 
 
+def test_nobody_else_may_read_it_or_what_stands_beside_it(tmp_path: Path) -> None:
+    (tmp_path / "c.db").touch(mode=0o644)
+    database = Database.open(tmp_path / "c.db", STEPS)
+    add(database, "secret")
+    assert {path.name: path.stat().st_mode & 0o777 for path in tmp_path.iterdir()} == {
+        "c.db": 0o600,
+        "c.db-wal": 0o600,
+    }
+
+
 def test_one_process_at_a_time(tmp_path: Path) -> None:
     database = Database.open(tmp_path / "c.db", STEPS)
     with pytest.raises(ConflictError, match="in use"):

@@ -1,0 +1,91 @@
+"""The array as it is now: its sessions, its groups, and what an operator should know."""
+
+from collections.abc import Iterable, Iterator
+
+from iscsi_rp.array.protection import ProtectedGroup, Protection
+from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.clock import utc_ns
+from iscsi_rp.control.models import Alert, Processor, Resync, Session, SplitterMode, SplitterStatus
+from iscsi_rp.frontend import SessionStatus
+from iscsi_rp.replication.regions import REGION_BYTES
+from iscsi_rp.splitter.core import Mode
+
+
+def session_model(status: SessionStatus) -> Session:
+    """A session as the front end sees it."""
+    return Session(
+        id=status.id,
+        initiator=status.initiator,
+        target=status.target,
+        peer=status.peer,
+        portal=status.portal,
+        processor=Processor.of(status.portal_group),
+        since_ns=status.since_ns,
+        auth=status.auth,
+        digests=status.digests,
+        commands=status.commands,
+        outstanding=status.outstanding,
+        read_bytes=status.bytes_read,
+        written_bytes=status.bytes_written,
+    )
+
+
+def splitter_status(group: ProtectedGroup, protection: Protection) -> SplitterStatus:
+    """A group as its splitter sees it."""
+    splitter = group.splitter
+    core = splitter.core
+    to_send = sum(each.to_send for each in core.marks.maps)
+    resync = None
+    if core.mode is Mode.RESYNCING:
+        done = max(0, core.resync.total - to_send) * REGION_BYTES
+        elapsed_s = max(1e-3, (utc_ns() - splitter.mode_since_ns) / 1e9)
+        rate = done / elapsed_s
+        left = to_send * REGION_BYTES
+        resync = Resync(
+            done_bytes=done,
+            total_bytes=core.resync.total * REGION_BYTES,
+            rate_bytes_s=rate,
+            remaining_s=left / rate if rate else None,
+        )
+    return SplitterStatus(
+        group=splitter.name,
+        appliance=protection.appliance or "",
+        mode=SplitterMode(core.mode.value),
+        since_ns=splitter.mode_since_ns,
+        session=core.session,
+        marked_bytes=sum(each.dirty for each in core.marks.maps) * REGION_BYTES,
+        to_sync_bytes=to_send * REGION_BYTES,
+        inflight=len(core.sent) + len(core.held),
+        resync=resync,
+        last_error=splitter.last_error if core.mode is not Mode.SPLITTING else None,
+    )
+
+
+def array_alerts(volumes: Iterable[ServedVolume], protection: Protection) -> Iterator[Alert]:
+    for volume in volumes:
+        if volume.error:
+            yield Alert(
+                code="volume-offline",
+                text=f"volume {volume.row.name!r} is offline: {volume.error}",
+                next_step="Bring its store back and start the array again.",
+            )
+    for group in protection.groups.values():
+        name, reason = group.splitter.name, group.splitter.last_error or "starting"
+        if group.splitter.core.mode is Mode.MARKING:
+            yield Alert(
+                code="not-protected",
+                text=f"group {name!r} is not protected: {reason}",
+                next_step="Hosts go on; what they write is marked. See that the appliance runs.",
+            )
+        if group.splitter.core.resync.unreadable:
+            yield Alert(
+                code="store-unreadable",
+                text=f"group {name!r}: regions of a store cannot be read and stay marked",
+                next_step="Look at the store's medium; reading is tried again every few seconds.",
+            )
+    for name, reason in protection.conflicts.items():
+        yield Alert(
+            code="cannot-attach",
+            text=f"group {name!r} cannot be attached: {reason}",
+            next_step="Delete the group at its appliance, or free its volumes.",
+        )
