@@ -111,10 +111,11 @@ def test_as_many_r2ts_as_were_agreed_and_their_data_in_order() -> None:
     assert bytes(device._data[: len(data)]) == data
 
 
-def test_bursts_out_of_their_order_fail_the_command_when_all_have_ended() -> None:
+@pytest.mark.parametrize("offset", [512, 0])
+def test_bursts_out_of_their_order_fail_the_command_when_all_have_ended(offset: int) -> None:
     link = Link().opened(OPEN | {"MaxOutstandingR2T": "2", "MaxBurstLength": "512"})
     first, second = link.send(command(write_10(0, 2), W, 1024, itt=1, sn=1))
-    assert link.send(data_out(b"x" * 512, 512, itt=1, ttt=second.word(20))) == []
+    assert link.send(data_out(b"x" * 512, offset, itt=1, ttt=second.word(20))) == []
     (answer,) = link.send(data_out(b"x" * 512, 0, itt=1, ttt=first.word(20)))
     assert (answer.head[3], answer.data[4], answer.data[14:16]) == (0x02, 0x0B, b"\x47\x05")
 
@@ -231,8 +232,13 @@ def test_a_transfer_waits_for_what_others_hold() -> None:
 
 
 @settings(max_examples=50, deadline=None)
-@given(st.lists(st.tuples(st.integers(0, 1), st.integers(1, 64), st.booleans()), max_size=20))
+@given(
+    st.lists(
+        st.tuples(st.integers(0, 1), st.sampled_from((2, 9, 129, 1025, 4097)), st.booleans()), max_size=20
+    )
+)
 def test_the_budget_is_even_when_everybody_has_gone(steps: list[tuple[int, int, bool]]) -> None:
+    """Odd numbers of blocks are written, and their data never comes; even ones are read."""
     device = HeldDevice()
     links, shared = shared_links(64 << 10, device)
     sent = [0, 0]
