@@ -11,6 +11,7 @@ from iscsi_rp.block import MemoryDevice
 from iscsi_rp.iscsi.budget import OWN_BYTES, Budget
 from iscsi_rp.iscsi.connection import Connection
 from iscsi_rp.iscsi.latency import BUCKETS, Latency
+from iscsi_rp.iscsi.login import WINDOW
 from iscsi_rp.iscsi.pdu import HEADER, LOGOUT_REQUESTED, Header, RejectedError, extended_cdb
 from iscsi_rp.iscsi.session import Session
 from iscsi_rp.iscsi.shared import Shared
@@ -138,6 +139,13 @@ def test_an_abort_of_what_cannot_come_finds_no_task(ref_cmd_sn: int) -> None:
     abort = pdu(0x42, 0x81, itt=9, word20=77, sn=3, tail=struct.pack(">I", ref_cmd_sn))
     (answer,) = Link().opened().send(abort)
     assert (answer.opcode, answer.head[2]) == (0x22, 1)
+
+
+def test_a_connection_does_not_keep_the_others_waiting_for_long() -> None:
+    link = Link().opened()
+    pings = pdu(0x40, 0x80, itt=1, word20=0xFFFFFFFF, sn=1) * 1000
+    assert link.connection.receive(memoryview(pings)) == 48 * WINDOW
+    assert len(link.connection.take_out()) == WINDOW
 
 
 def test_snack_is_rejected_and_the_session_goes_on() -> None:
