@@ -24,6 +24,7 @@ from iscsi_rp.iscsi.pdu import (
 )
 from iscsi_rp.iscsi.session import Fields, Session
 from iscsi_rp.iscsi.shared import Shared
+from iscsi_rp.iscsi.task_management import Barrier
 
 _AHS_BYTES: Final = 255 * 4
 PDU_BYTES: Final = HEADER_BYTES + _AHS_BYTES + MAX_RECV_DATA_BYTES + 2 * DIGEST_BYTES
@@ -56,6 +57,8 @@ class Connection:
         self._out: list[Buffer] = []
         self._over = False
         self._header_digest = self._data_digest = False
+        self._welcome: bytes | None = None
+        "The last answer of a login that waits for the end of earlier sessions."
         self.session: Session | None = None
 
     @property
@@ -66,7 +69,7 @@ class Connection:
     @property
     def blocked(self) -> bool:
         """`receive` takes nothing until commands have ended."""
-        return self.session is not None and self.session.blocked
+        return self.session is not None and (self._welcome is not None or self.session.blocked)
 
     def take_out(self) -> list[Buffer]:
         """What is to be sent now."""
@@ -74,6 +77,8 @@ class Connection:
         if session is None:
             out, self._out = self._out, []
             return out
+        if self._welcome is not None:
+            return []
         out, session.out = session.out, []
         if self._header_digest or self._data_digest:
             out = with_digests(out, header=self._header_digest, data=self._data_digest)
@@ -113,27 +118,49 @@ class Connection:
             return 0
         assert self._login is not None
         try:
-            self._out.append(self._login.receive(header, data[HEADER_BYTES:end]))
+            answer = self._login.receive(header, data[HEADER_BYTES:end])
         except ProtocolError as error:
             status = error.status if isinstance(error, LoginRefusedError) else INITIATOR_ERROR
             self._out.append(self._login.refusal(header, status))
             self._over = True
-        if self._login.done:
-            self._open_session(self._login)
+        else:
+            if self._login.done:
+                self._open_session(self._login, answer)
+            else:
+                self._out.append(answer)
         return total
 
-    def _open_session(self, login: Login) -> None:
+    def _open_session(self, login: Login, answer: bytes) -> None:
+        """Begin the session, and say so by `answer` when nothing of one that it replaces can change a block
+        any more (RFC 7143 6.3.5).
+        """
         self.session = Session(login, self._shared, self._peer, self._local, self._flush)
         self._login = None
         self._header_digest, self._data_digest = login.parameters.header_digest, login.parameters.data_digest
         replaced = self._node.open_session(self.session)
         if replaced is not None:
             replaced.close()
+        barrier = Barrier(self._answer_login)
+        self.session.when_predecessors_ended(barrier)
+        if barrier.over:
+            self._out.append(answer)
+        else:
+            self._welcome = answer
+            barrier.arm()
+
+    def _answer_login(self) -> None:
+        assert self._welcome is not None
+        self._out.append(self._welcome)
+        self._welcome = None
+        if not self.over:
+            self._flush()
 
     def _pdus(self, data: memoryview) -> int:
         """Complete PDUs that the session may take, and their commands to the logical units."""
         session = self.session
         assert session is not None
+        if self._welcome is not None:
+            return 0
         may_hold = session.may_hold_bytes
         at, end = 0, len(data)
         unpack = HEADER.unpack_from

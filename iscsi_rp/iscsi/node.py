@@ -94,6 +94,8 @@ class Node:
         self.portals: list[tuple[str, int]] = []
         """(address, portal group) of each portal, `10.0.0.1:3260` or `[::1]:3260`; the host of one that
         listens on every address is `0.0.0.0` or `[::]`."""
+        self.ending: set[Session] = set()
+        "Sessions that are over, as long as devices have commands of theirs."
         self._targets: dict[str, Target] = {}
         self._sessions: dict[int, Session] = {}
         self._by_identity: dict[_Identity, Session] = {}

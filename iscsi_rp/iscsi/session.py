@@ -7,7 +7,7 @@ which the connection leaves the next PDU where it is.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Final
 
@@ -45,7 +45,7 @@ from iscsi_rp.iscsi.task_management import Barrier, manage_tasks
 from iscsi_rp.iscsi.tasks import HELD_BYTES, Tasks
 from iscsi_rp.iscsi.text_exchange import TextExchange
 from iscsi_rp.iscsi.transfer import Transfer, Transfers
-from iscsi_rp.scsi import LogicalUnit
+from iscsi_rp.scsi import Completion, LogicalUnit
 from iscsi_rp.scsi.logical_unit import TRANSFER_BYTES
 from iscsi_rp.scsi.sense import CHECK_CONDITION, TASK_ABORTED
 
@@ -269,8 +269,19 @@ class Session(Tasks):
         manage_tasks(self, header)
 
     def others(self) -> list[Session]:
-        """Every other session, of any target: a logical unit may be shared by several."""
-        return [other for other in self.node.sessions() if other is not self]
+        """Every other session, of any target: a logical unit may be shared by several. Also those that are
+        over and have commands in devices.
+        """
+        return [other for other in (*self.node.sessions(), *self.node.ending) if other is not self]
+
+    def when_predecessors_ended(self, barrier: Barrier) -> None:
+        """Let `barrier` watch what devices still have of earlier sessions of the same two ports."""
+        for other in list(self.node.ending):
+            if (
+                other.nexus.initiator_port == self.nexus.initiator_port
+                and other.nexus.port is self.nexus.port
+            ):
+                other.watch(barrier, list(other._tasks))
 
     def abort(self, barrier: Barrier, unit: LogicalUnit, *, tell: bool) -> None:
         """Drop the transfers for `unit`, let `barrier` watch the commands that it has. `tell`: another
@@ -316,12 +327,19 @@ class Session(Tasks):
         for itt in self._transfers.tags():
             self._transfers.remove(itt)
         self.node.close_session(self)
+        if self._tasks:
+            self.node.ending.add(self)
         shared = self._shared
         shared.budget.forget(self._wake)
         shared.by_nexus.pop(self.nexus, None)
         for unit, latency in self.latencies.items():
             shared.past.setdefault(unit, Latency()).add(latency)
             unit.nexus_lost(self.nexus)
+
+    def _release(self, completions: Sequence[Completion]) -> None:
+        super()._release(completions)
+        if not self._tasks:
+            self.node.ending.discard(self)
 
     # Everything else.
 

@@ -50,6 +50,11 @@ class Barrier:
             session.watchers.setdefault(itt, []).append(self)
             self._left += 1
 
+    @property
+    def over(self) -> bool:
+        """Nothing is left to wait for."""
+        return not self._left
+
     def arm(self) -> None:
         """Nothing more is watched: go on at once if nothing has to be waited for."""
         self._armed = True
