@@ -3,7 +3,7 @@
 import json
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, Final, TypeVar
 
 from tests.kernel.guest import Guest, Running
@@ -118,14 +118,19 @@ class OpenIscsi:
         found = self.admin("-m", "discovery", "-t", "sendtargets", "-p", PORTALS[processor], *options)
         return [line.split()[0] for line in found.splitlines() if line.split()[1] == IQN]
 
-    def set(self, **settings: str) -> None:
-        """Settings of the node record, `_` for the dots; those of the connection without `node.conn[0]`."""
+    def set(self, settings: Mapping[str, str], processor: str = "A") -> None:
+        """Change settings of the node record."""
         for name, value in settings.items():
-            self.node("-o", "update", "-n", name, "-v", value)
+            self.node("-o", "update", "-n", name, "-v", value, processor=processor)
 
     def node(self, *arguments: str, processor: str = "A", check: bool = True) -> str:
         portal = f"{PORTALS[processor]}:3260"
         return self.admin("-m", "node", "-T", IQN, "-p", portal, *arguments, check=check)
+
+    def forget(self) -> None:
+        """End all sessions, and forget all that was discovered."""
+        self.admin("-m", "node", "--logoutall=all", check=False)
+        self.admin("-m", "node", "-o", "delete", check=False)
 
     def login(self, processor: str = "A") -> None:
         self.node("--login", processor=processor)
