@@ -6,6 +6,7 @@ An input that breaks something is left in the current folder, to be fixed and th
 """
 
 import argparse
+import hashlib
 import importlib
 import shutil
 import subprocess
@@ -13,6 +14,8 @@ import sys
 import tempfile
 from pathlib import Path
 from typing import Final
+
+from tests.fuzz.keep import smallest
 
 HARNESSES: Final = ("stream", "login", "scsi")
 CORPUS: Final = Path(__file__).parent / "corpus"
@@ -46,12 +49,12 @@ def _run(name: str, seconds: int, *, keep: bool) -> int:
         folders = [str(found), str(kept)]
         code = subprocess.run([*worker, f"-artifact_prefix=broken-{name}-", *limits, *folders]).returncode
         if keep and not code:
-            # The smallest set of inputs that reaches as much.
-            merged = Path(folder) / "merged"
-            merged.mkdir()
-            subprocess.run([*worker, "-merge=1", *limits, str(merged), str(kept), str(found)], check=True)
+            harness = importlib.import_module(f"tests.fuzz.{name}")
+            inputs = [path.read_bytes() for path in (*kept.iterdir(), *found.iterdir())]
             shutil.rmtree(kept)
-            shutil.copytree(merged, kept)
+            kept.mkdir()
+            for data in smallest(inputs, harness.fuzz):
+                (kept / hashlib.sha1(data).hexdigest()).write_bytes(data)
     return code
 
 

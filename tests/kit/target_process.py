@@ -15,11 +15,12 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Final
+from unittest import mock
 
 from iscsi_rp.block import FileDevice
 from iscsi_rp.device import FLUSH, READ, Done, Io
 from iscsi_rp.errors import Error
-from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.frontend import IscsiServer, iscsi_server
 from iscsi_rp.scsi import Identity, LogicalUnit
 from iscsi_rp.scsi.alua import PortGroups
 
@@ -98,11 +99,15 @@ def _identity(lun: int) -> Identity:
 
 @contextmanager
 def target_processes(
-    *paths: Path, block_size: int = 512, physical_block_size: int = 4096, write_s_per_mib: float = 0.0
+    *paths: Path,
+    block_size: int = 512,
+    physical_block_size: int = 4096,
+    write_s_per_mib: float = 0.0,
+    tick_s: float = iscsi_server.TICK_S,
 ) -> Iterator[TargetProcess]:
     """Serves `paths` as LUN 0, 1, ...; the process ends with the block, by itself."""
     sizes = [f"--block-size={block_size}", f"--physical-block-size={physical_block_size}"]
-    sizes.append(f"--write-s-per-mib={write_s_per_mib}")
+    sizes += [f"--write-s-per-mib={write_s_per_mib}", f"--tick-s={tick_s}"]
     command = [sys.executable, "-m", "tests.kit.target_process", *sizes, *map(str, paths)]
     process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
     assert process.stdin is not None
@@ -130,6 +135,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--block-size", type=int, default=512)
     parser.add_argument("--physical-block-size", type=int, default=4096)
     parser.add_argument("--write-s-per-mib", type=float, default=0.0)
+    parser.add_argument("--tick-s", type=float, default=iscsi_server.TICK_S)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("files", type=Path, nargs="+", metavar="FILE")
     return parser.parse_args()
@@ -138,4 +144,5 @@ def _options() -> argparse.Namespace:
 if __name__ == "__main__":
     _given = _options()
     _sizes = _given.block_size, _given.physical_block_size
-    asyncio.run(serve(_given.files, *_sizes, _given.port, _given.write_s_per_mib))
+    with mock.patch.object(iscsi_server, "TICK_S", _given.tick_s):
+        asyncio.run(serve(_given.files, *_sizes, _given.port, _given.write_s_per_mib))
