@@ -103,6 +103,9 @@ class Copy:
         """Before each step, because what allows it may end meanwhile."""
         if self.stopped:
             raise CheckCondition(_STOPPED)
+        seen = self.nexus.luns.values()
+        if source not in seen or destination not in seen:
+            raise CheckCondition(_TARGET_NOT_REACHABLE)
         source.admit_as(self.nexus, _READ_16)
         destination.admit_as(self.nexus, _WRITE_16)
 

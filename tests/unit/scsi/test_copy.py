@@ -9,7 +9,7 @@ import pytest
 from iscsi_rp.block import MemoryDevice
 from iscsi_rp.device import MAP, UNMAP, WRITE, Done, Io, MediumError, SpaceError, pack_runs
 from iscsi_rp.scsi import Identity, LogicalUnit, copy_format
-from tests.unit.scsi.rig import BLOCK, NAA, Host
+from tests.unit.scsi.rig import BLOCK, NAA, Host, make_unit
 from tests.unit.scsi.test_holds import LateDevice
 
 OTHER = NAA[:-1] + b"\x1b"
@@ -250,6 +250,20 @@ def test_a_copy_writes_nothing_any_more_once_its_destination_is_sanitized() -> N
     rig.units[1].medium.stopped = True
     source.finish()
     assert answers[0].sense == (0xA, 0x0D, 0x01)
+    assert not destination.ops
+
+
+@pytest.mark.parametrize("hidden", [0, 1], ids=["source", "destination"])
+def test_a_copy_goes_no_further_once_a_unit_is_hidden_from_its_initiator(hidden: int) -> None:
+    source, destination = LateSparse(), Rig().devices[1]
+    rig = Rig(source, destination)
+    answers = rig.host.start(*between(segment(0, 0, 4, to=1)))
+    source.turn(0)
+    source.turn(0)
+    assert source.busy
+    rig.host.nexus.luns[hidden] = make_unit()  # type: ignore[index]
+    source.finish()
+    assert answers[0].sense == (0xA, 0x0D, 0x02)
     assert not destination.ops
 
 
