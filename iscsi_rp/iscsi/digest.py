@@ -15,11 +15,14 @@ from iscsi_rp.iscsi.pdu import HEADER_BYTES
 DIGEST_BYTES: Final = 4
 _DIGEST: Final = Struct("<I")
 assert _DIGEST.size == DIGEST_BYTES
+_read: Final = _DIGEST.unpack_from
+_NO_DATA: Final = bytes(3)
+"The length of a data segment in a header."
 
 
 def intact(data: memoryview, begin: int, end: int) -> bool:
     """Whether the digest that stands at `end` is that of what stands from `begin` to there."""
-    return bool(value(bytes(data[begin:end])) == _DIGEST.unpack_from(data, end)[0])
+    return value(bytes(data[begin:end])) == _read(data, end)[0]  # type: ignore[no-any-return]
 
 
 def with_digests(out: Iterable[Buffer], *, header: bool, data: bool) -> list[Buffer]:
@@ -32,13 +35,14 @@ def with_digests(out: Iterable[Buffer], *, header: bool, data: bool) -> list[Buf
     pack = _DIGEST.pack
     parts = iter(out)
     for first in parts:
-        head = bytes(first[:HEADER_BYTES])
+        alone = len(first) == HEADER_BYTES
+        head = first if alone else bytes(first[:HEADER_BYTES])
         digested.append(head)
         if header:
             digested.append(pack(value(head)))
-        if not int.from_bytes(head[5:8], "big"):
+        if head[5:8] == _NO_DATA:
             continue
-        segment = first[HEADER_BYTES:] or next(parts)
+        segment = next(parts) if alone else first[HEADER_BYTES:]
         digested.append(segment)
         padding = next(parts) if len(segment) & 3 else b""
         if padding:
