@@ -138,6 +138,10 @@ class OpenIscsi:
     def logout(self, processor: str = "A") -> None:
         self.node("--logout", processor=processor)
 
+    def states(self) -> list[str]:
+        """Of all sessions, as the kernel has them: `LOGGED_IN`, `FAILED`, `FREE`."""
+        return self._guest.shell("cat /sys/class/iscsi_session/*/state").split()
+
     def disk(self, lun: int, processor: str = "A") -> str:
         """The device that a LUN is, once udev knows it: `/dev/sdX`."""
         path = f"/dev/disk/by-path/ip-{PORTALS[processor]}:3260-iscsi-{IQN}-lun-{lun}"
