@@ -261,7 +261,7 @@ def test_format(sg: Sg3, target: TargetProcess, stores: list[Path]) -> None:
 
 
 def test_defects(sg: Sg3, target: TargetProcess) -> None:
-    assert "0 " in sg("sg_reassign", "--grown", target.url())
+    assert "grown defect list: 0" in sg("sg_reassign", "--grown", target.url())
 
 
 # Who may.
