@@ -119,7 +119,7 @@ class FileDevice:
         report: _Report = []
         fifo: list[Io] = []
         now = monotonic_s()
-        sleeps = _sleeps()
+        sleeps = 0
         for io in batch:
             op, offset, length, data, fua, tag = io
             if op == READ:
@@ -142,6 +142,7 @@ class FileDevice:
                     # The caller's buffer is valid only until `submit` returns.
                     fifo.append((op, offset, length, bytes(data) if data is not None else None, fua, tag))
             else:
+                sleeps = sleeps or _sleeps()
                 report.append((tag, self._write(offset, data)))  # type: ignore[arg-type]
                 before, now = now, monotonic_s()
                 if now - before > SLOW_S and _sleeps() > sleeps:

@@ -115,9 +115,13 @@ class Session(Tasks):
         """A SCSI Command PDU: `fields` of its header, and its immediate data. Raises `ProtocolError`."""
         opcode, flags, _, _, lun, itt, expected, cmd_sn, _, cdb = fields
         self._silent_ticks = 0
-        if not self._in_order(opcode, cmd_sn):
+        due = self._exp_cmd_sn
+        if cmd_sn == due != self._max_cmd_sn + 1 & WRAP and not opcode & IMMEDIATE:
+            # What _in_order would say, for most commands.
+            self._exp_cmd_sn = due + 1 & WRAP
+        elif not self._in_order(opcode, cmd_sn):
             return None
-        tasks, transfers = self._tasks, self._transfers
+        tasks, transfers = self._tasks, self._transfers.by_itt
         if itt in tasks or itt in transfers:
             return self._refuse(Header._make(fields), REJECT_TASK_IN_PROGRESS)
         if len(tasks) + len(transfers) >= _OUTSTANDING:

@@ -100,45 +100,46 @@ class Transfers:
     """The transfers of one connection, by initiator task tag, and who waits for an R2T."""
 
     def __init__(self, budget: Budget) -> None:
-        self._by_itt: dict[int, Transfer] = {}
+        self.by_itt: dict[int, Transfer] = {}
+        "For who looks into it at each command; only `add` and `remove` change it."
         self._budget = budget
         self._granted_bytes = 0
         self.moved = False
         "Data has come."
 
     def __contains__(self, itt: int) -> bool:
-        return itt in self._by_itt
+        return itt in self.by_itt
 
     def __len__(self) -> int:
-        return len(self._by_itt)
+        return len(self.by_itt)
 
     def __getitem__(self, itt: int) -> Transfer:
-        return self._by_itt[itt]
+        return self.by_itt[itt]
 
     def add(self, transfer: Transfer) -> None:
-        self._by_itt[transfer.header.itt] = transfer
+        self.by_itt[transfer.header.itt] = transfer
         transfer.held_bytes = transfer.bursts[0].end if transfer.bursts else len(transfer.data)
         self._budget.take(transfer.held_bytes)
 
     def remove(self, itt: int) -> Transfer:
-        transfer = self._by_itt.pop(itt)
+        transfer = self.by_itt.pop(itt)
         if transfer.granted:
             self._granted_bytes -= transfer.wanted
         self._budget.give_back(transfer.held_bytes)
         return transfer
 
     def tags(self) -> list[int]:
-        return list(self._by_itt)
+        return list(self.by_itt)
 
     def stalled(self) -> bool:
         """Data is due, and the initiator has sent none since this was last asked."""
-        due = any(transfer.bursts for transfer in self._by_itt.values())
+        due = any(transfer.bursts for transfer in self.by_itt.values())
         moved, self.moved = self.moved, False
         return due and not moved
 
     def grant(self) -> Iterator[Transfer]:
         """Those that may have their first R2T now, in order of arrival."""
-        for transfer in self._by_itt.values():
+        for transfer in self.by_itt.values():
             if transfer.granted or transfer.bursts:
                 continue
             granted_bytes = self._granted_bytes + transfer.wanted
