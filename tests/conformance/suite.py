@@ -6,7 +6,7 @@ function that queues PDUs, and when a later family sets it again, the hook calls
 
 import re
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Final
 
@@ -41,20 +41,26 @@ class Report:
         return f"ran {self.ran} {counts}"
 
 
-def listed() -> dict[str, int]:
-    """How many tests each family has, by `iscsi-test-cu -l`."""
+def listed() -> list[str]:
+    """Every FAMILY.Suite.Test there is, by `iscsi-test-cu -l`."""
     done = subprocess.run(["iscsi-test-cu", "-l"], capture_output=True, text=True, check=True)
-    names = [line for line in done.stdout.split() if line.count(".") == 2]
-    return {family: sum(name.startswith(f"{family}.") for name in names) for family in FAMILIES}
+    return [line for line in done.stdout.split() if line.count(".") == 2]
 
 
-def run(urls: Sequence[str], tests: Sequence[str] = FAMILIES) -> Report:
-    """Run `tests` (FAMILY, FAMILY.Suite or FAMILY.Suite.Test) through one path to a LUN, or two. It is
-    overwritten.
+def by_suite(tests: Sequence[str]) -> list[str]:
+    """`tests` with each suite of the family ALL by itself."""
+    suites = dict.fromkeys(name.rpartition(".")[0] for name in listed() if name.startswith("ALL."))
+    return [name for test in tests for name in (suites if test == "ALL" else (test,))]
+
+
+def run(urls: Sequence[str], tests: Sequence[str], after: Callable[[str], None] = lambda _: None) -> Report:
+    """Run `tests` (FAMILY, FAMILY.Suite or FAMILY.Suite.Test) through one path to a LUN, or two, and call
+    `after` with each. The LUN is overwritten.
     """
     report = Report()
-    expected = listed()
+    names = listed()
     for name in tests:
+        expected = sum(each == name or each.startswith(f"{name}.") for each in names)
         output = _run_one(urls, name)
         before = report.ran
         read(report, name.partition(".")[0], output)
@@ -62,9 +68,10 @@ def run(urls: Sequence[str], tests: Sequence[str] = FAMILIES) -> Report:
         totals = _TOTALS.search(output)
         ended = totals is not None and int(totals[1]) == int(totals[2]) == found
         # A name that does not exist runs nothing and succeeds.
-        if not ended or not found or found != expected.get(name, found):
-            told = f"{found} of {expected.get(name, '?')} tests"
+        if not ended or not found or found != expected:
+            told = f"{found} of {expected} tests"
             report.broken.append(f"{name}: {told}; the end: {' '.join(output.split())[-300:]}")
+        after(name)
     return report
 
 
