@@ -62,13 +62,13 @@ class Daemons:
         for name in list(self._running):
             self.stop(name)
 
-    def cli(self, *arguments: str, stdin: str = "") -> str:
+    def cli(self, *arguments: str, check: bool = True) -> str:
         """What `iscsi-rp ARGUMENTS` prints."""
-        return self._guest.run(*self._command(*arguments), stdin=stdin).out
+        return self._guest.run(*self._command(*arguments), check=check).out
 
-    def query(self, *arguments: str) -> Any:
+    def query(self, *arguments: str, check: bool = True) -> Any:
         """What `iscsi-rp ARGUMENTS --json` answers."""
-        return json.loads(self.cli(*arguments, "--json"))
+        return json.loads(self.cli(*arguments, "--json", check=check))
 
     def create_volume(self, name: str, *options: str, size: str = "64MiB") -> int:
         """A new volume's LUN."""
