@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.bench import cases, load, report
+from tests.bench import cases, load, report, sessions
 from tests.bench.cases import Case
 from tests.bench.pairs import Outcome
 from tests.kit.processes import free_port
-from tests.kit.target_process import target_process
+from tests.kit.target_process import target_process, target_processes
 
 CLIENTS = ("iscsi-perf", "qemu-img")
 
@@ -34,6 +34,20 @@ def test_the_clients_figures_are_read(tmp_path: Path) -> None:
         assert load.reads_per_s(url, Case("randread", 4, 32, split=False)) > 100
         assert load.writes_per_s(url, Case("randwrite", 4, 32, split=False), 2048) > 100
         assert disk.read_bytes() == b"\xa5" * (8 << 20)  # scattered writes come by every block
+
+
+def test_several_sessions_at_once_are_counted_each(tmp_path: Path) -> None:
+    disks = [tmp_path / f"disk-{number}" for number in range(2)]
+    for disk in disks:
+        disk.write_bytes(bytes(1 << 20))
+    client = sessions.Client(tmp_path)
+    with target_processes(*disks) as target:
+        found = client.run([target.url(0), target.url(1)], depth=8, reads=50, digest=True)
+        assert len(found) == 2
+        assert min(found) > 100
+        assert all(b"\xa5" in disk.read_bytes() for disk in disks)
+        with pytest.raises(load.LoadError):
+            client.run([target.url(9)], depth=8, reads=50)
 
 
 @needs_clients
