@@ -32,6 +32,7 @@ struct slot {
 	unsigned char data[SIZE];
 };
 
+static unsigned char pattern[SIZE];
 static double ends;
 static int reads;
 
@@ -73,7 +74,7 @@ static void start(struct slot *slot)
 		task = iscsi_read16_iov_task(session->iscsi, session->lun, lba, SIZE, BLOCK, 0, 0, 0, 0, 0, ended, slot,
 					     &slot->iovec, 1);
 	else
-		task = iscsi_write16_task(session->iscsi, session->lun, lba, slot->data, SIZE, BLOCK, 0, 0, 0, 0, 0, ended,
+		task = iscsi_write16_task(session->iscsi, session->lun, lba, pattern, SIZE, BLOCK, 0, 0, 0, 0, 0, ended,
 					  slot);
 	if (!task)
 		die(session, "queue");
@@ -119,12 +120,12 @@ int main(int count, char **arguments)
 	reads = atoi(arguments[3]);
 	for (int i = 0; i < many; i++)
 		log_in(&sessions[i], arguments[5 + i], i + 1, atoi(arguments[4]));
+	memset(pattern, 0xa5, SIZE);
 	ends = now() + atof(arguments[1]);
 	for (int i = 0; i < many; i++)
 		for (int j = 0; j < depth; j++) {
 			slots[i][j].session = &sessions[i];
 			slots[i][j].iovec = (struct scsi_iovec){slots[i][j].data, SIZE};
-			memset(slots[i][j].data, 0xa5, SIZE);
 			start(&slots[i][j]);
 		}
 	while (busy) {
