@@ -215,7 +215,7 @@ class Session(Tasks):
         if unsolicited and agreed.initial_r2t:
             raise ProtocolError("Data comes without the R2T that was agreed.")
         wanted = min(header.word20, TRANSFER_BYTES)
-        transfer = Transfer(header, wanted, bytearray(data), asked=len(data))
+        transfer = Transfer(header, self.unit(header.lun), wanted, bytearray(data), asked=len(data))
         if unsolicited:
             transfer.expect_unsolicited(first_burst)
         self._transfers.add(transfer)
@@ -236,6 +236,8 @@ class Session(Tasks):
                 self._ask(transfer)
         elif transfer.error is not None:
             self.drop_transfer(itt, CHECK_CONDITION, transfer.error.encode())
+        elif self.unit(transfer.header.lun) is not transfer.unit:
+            self.drop_transfer(itt, TASK_ABORTED)
         else:
             head = self._transfers.remove(itt).header
             if transfer.r2t_sn:

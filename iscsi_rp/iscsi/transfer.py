@@ -7,6 +7,7 @@ from typing import Final, NamedTuple
 from iscsi_rp.device import Buffer
 from iscsi_rp.iscsi.budget import OWN_BYTES, Budget
 from iscsi_rp.iscsi.pdu import FINAL, NO_TAG, Header, ProtocolError
+from iscsi_rp.scsi import LogicalUnit
 from iscsi_rp.scsi.sense import INCORRECT_AMOUNT_OF_DATA, PROTOCOL_SERVICE_CRC_ERROR, Sense
 
 GRANTED_BYTES: Final = 8 << 20
@@ -38,6 +39,8 @@ class Transfer:
 
     header: Header
     "Of the command."
+    unit: LogicalUnit | None
+    "What the initiator saw under that LUN when the command came: nothing else may get its data."
     wanted: int
     "Bytes that the command needs."
     data: bytearray

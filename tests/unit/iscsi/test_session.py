@@ -11,8 +11,11 @@ from iscsi_rp.iscsi import PDU_BYTES
 from iscsi_rp.iscsi.login import WINDOW
 from iscsi_rp.iscsi.tasks import HELD_BYTES
 from iscsi_rp.iscsi.transfer import GRANTED_BYTES
+from iscsi_rp.scsi import Identity, LogicalUnit
 
 from .initiator import (
+    IQN,
+    NAA,
     NAME,
     OPEN,
     SIZE,
@@ -176,6 +179,19 @@ def test_what_is_aborted_before_its_data_came_is_never_written(function: int) ->
     link.clear_attentions()
     (read,) = link.send(command(read_10(0, 1), R, 512, itt=3, sn=2))
     assert read.data == bytes(512)
+
+
+def test_data_never_goes_to_a_unit_that_took_the_place_of_the_one_it_was_meant_for() -> None:
+    link = Link().opened()
+    other = MemoryDevice(SIZE)
+    second = LogicalUnit(other, Identity(NAA, "u"))
+    link.node.set_lun(IQN, 1, second)
+    link.clear_attentions()
+    (r2t,) = link.send(command(write_10(0, 1), W, 512, itt=1, sn=1))
+    link.node.set_lun(IQN, 0, second)
+    (answer,) = link.send(data_out(b"x" * 512, 0, itt=1, ttt=r2t.word(20)))
+    assert (answer.opcode, answer.head[3]) == (0x21, 0x40)
+    assert not any(other._data)
 
 
 @pytest.mark.parametrize("function", [1, 2, 5, 6])
