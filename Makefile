@@ -22,7 +22,7 @@ check: setup ## ruff, mypy --strict, the import contracts, the quick unit tests
 	.venv/bin/lint-imports
 	$(PYTHON) -m pytest -q -m "not slow" tests/unit
 
-test: setup ## all tests
+test: setup ## all tests but those in the guest (make kernel)
 	$(PYTHON) -m pytest
 
 demo: setup ## the whole story on real input, in about two minutes

@@ -100,11 +100,11 @@ class Guest:
         self._line.sendall(json.dumps(request).encode() + b"\n")
         return Running(self, number, command, timeout_s)
 
-    def run(self, *command: str, timeout_s: float = 30.0, stdin: str = "", check: bool = True) -> Result:
+    def run(self, *command: str, timeout_s: float = 60.0, stdin: str = "", check: bool = True) -> Result:
         """Run a command to its end. Raises `CommandError` (see `Running.wait`)."""
         return self.start(*command, timeout_s=timeout_s, stdin=stdin).wait(check=check)
 
-    def shell(self, script: str, *arguments: str, timeout_s: float = 30.0) -> str:
+    def shell(self, script: str, *arguments: str, timeout_s: float = 60.0) -> str:
         """What a script of bash prints; each of its commands has to succeed. `arguments` are $1, $2, ..."""
         command = ("bash", "-euo", "pipefail", "-c", script, "bash", *arguments)
         return self.run(*command, timeout_s=timeout_s).out

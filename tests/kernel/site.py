@@ -23,7 +23,7 @@ portals = ["{PORTALS["A"]}:3260", {{ address = "{PORTALS["B"]}:3260", sp = "B" }
 [appliance]
 portals = ["{PORTALS["A"]}:3261"]
 """
-READY_S: Final = 30.0
+READY_S: Final = 60.0
 
 
 def eventually(what: str, ask: Callable[[], Found | None], timeout_s: float = READY_S) -> Found:

@@ -62,7 +62,7 @@ def test_names(guest: Guest, daemons: Daemons, disk: str) -> None:
 def test_a_file_system(guest: Guest, initiator: OpenIscsi, lun: int, disk: str) -> None:
     sums = "cd /mnt/disk && find . -type f | sort | xargs sha256sum"
     guest.shell('mkfs.ext4 -q "$1" && mkdir -p /mnt/disk && mount "$1" /mnt/disk', disk)
-    guest.shell("cp -r /usr/bin/[a-m]* /mnt/disk/ && sync", timeout_s=60)
+    guest.shell("cp -r /usr/bin/[a-m]* /mnt/disk/ && sync")
     written = guest.shell(sums)
     assert written.count("\n") > 100
     guest.shell('umount /mnt/disk && fsck.ext4 -fn "$1"', disk)

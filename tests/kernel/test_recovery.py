@@ -30,7 +30,7 @@ def test_the_array_ends_under_load_and_comes_back(
     getattr(daemons, end)()
     eventually("the loss of the session", lambda: initiator.states() != LOGGED_IN)
     daemons.start()
-    eventually("a session", lambda: initiator.states() == LOGGED_IN, timeout_s=60)
+    eventually("a session", lambda: initiator.states() == LOGGED_IN)
     finish_load(load)
     said = guest.shell("dmesg")
     assert "I/O error" not in said

@@ -74,7 +74,7 @@ def test_reservations_outlive_the_array(
     first, second = hosts.values()
     daemons.kill()
     daemons.start()
-    eventually("both sessions", lambda: initiator.states() == ["LOGGED_IN"] * 2, timeout_s=60)
+    eventually("both sessions", lambda: initiator.states() == ["LOGGED_IN"] * 2)
     full = shown(guest, second, "read-full-status")
     assert re.findall(r"Key=(0x\w+)", full) == list(KEYS.values())
     assert OTHER in full
