@@ -207,9 +207,9 @@ class Login:
         name = pairs.get("InitiatorName")
         if name is None:
             raise LoginRefusedError(MISSING_PARAMETER, "InitiatorName is missing.")
-        if not _INITIATOR_NAME.fullmatch(name) or len(name.encode()) > 223:
+        self.initiator = name.lower()  # which may have more bytes
+        if not _INITIATOR_NAME.fullmatch(name) or len(self.initiator.encode()) > 223:
             raise LoginRefusedError(INITIATOR_ERROR, "InitiatorName is no name.")
-        self.initiator = name.lower()
         kind = pairs.get("SessionType", "Normal")
         if kind not in ("Normal", "Discovery"):
             raise LoginRefusedError(SESSION_TYPE_NOT_SUPPORTED, "There is no such session type.")

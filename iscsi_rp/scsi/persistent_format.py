@@ -4,7 +4,7 @@ TransportIDs (7.6.4), and the form in which they are stored.
 Stored, all numbers big-endian::
 
     "ISPR", version 1 (u16), type (u8, 0: no reservation), reserved (u8), registrations (u32)
-    of each: key (u64), relative target port (u16), holds (u8), length of the name (u8), name (ASCII)
+    of each: key (u64), relative target port (u16), holds (u8), length of the name (u8), name (UTF-8)
 
 Nothing (0 bytes) is no registrations.
 """
@@ -33,8 +33,10 @@ _UNREG: Final = 0x02
 _ISCSI: Final = 5
 "Protocol identifier of a TransportID."
 _NAME_BYTES: Final = 223
-_PORT_NAME: Final = re.compile(r"[!-+\--~]+,i,0x[0-9a-f]{12}")
-_NAME: Final = re.compile(r"[!-+\--~]+")
+_NAMED_BYTES: Final = 0xFFFF
+"The longest list with TransportIDs: a field pointer reaches no further, and one for each registration fits."
+_PORT_NAME: Final = re.compile(r"[^\s,\x00-\x20\x7f]+,i,0x[0-9a-f]{12}")
+_NAME: Final = re.compile(r"[^\s,\x00-\x20\x7f]+")
 
 
 class RegistrationsFormatError(Error):
@@ -81,7 +83,7 @@ def report_capabilities(state: Registrations, *, durable: bool) -> bytes:
 
 def transport_id(port_name: str) -> bytes:
     """The iSCSI TransportID of an initiator port, format 01b (SPC-4 7.6.4.6)."""
-    name = port_name.encode("ascii") + b"\0"
+    name = port_name.encode() + b"\0"
     name = name.ljust(max(20, -(-len(name) // 4) * 4), b"\0")
     return bytes((0x40 | _ISCSI, 0)) + len(name).to_bytes(2, "big") + name
 
@@ -124,7 +126,7 @@ def _transport_ids(data: bytes, known: Callable[[str], list[str]]) -> list[str]:
     if len(data) < _LIST_BYTES + 4:
         raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
     end = _LIST_BYTES + 4 + uint(data, _LIST_BYTES, 4)
-    if end != len(data):
+    if end != len(data) or end > _NAMED_BYTES:
         raise CheckCondition(PARAMETER_LIST_LENGTH_ERROR)
     names: list[str] = []
     at = _LIST_BYTES + 4
@@ -146,10 +148,10 @@ def _decode_transport_id(data: bytes, at: int) -> str:
     kind, text = data[0], data[4:].rstrip(b"\0")
     if kind not in (_ISCSI, 0x40 | _ISCSI) or len(data) < 24 or len(data) % 4 or data[-1]:
         raise invalid_parameter(at)
-    name = text.decode("latin-1").lower()
-    if not (_PORT_NAME if kind & 0x40 else _NAME).fullmatch(name):
+    name = text.decode(errors="replace").lower()
+    if "\ufffd" in name or not (_PORT_NAME if kind & 0x40 else _NAME).fullmatch(name):
         raise invalid_parameter(at + 4)
-    if len(name.partition(",")[0]) > _NAME_BYTES:
+    if len(name.partition(",")[0].encode()) > _NAME_BYTES:
         raise invalid_parameter(at + 4)
     return name
 
@@ -179,7 +181,7 @@ def encode(state: Registrations) -> bytes:
         return b""
     entries = []
     for who, key in state.keys.items():
-        name = who.initiator.encode("ascii")
+        name = who.initiator.encode()
         entries.append(_ENTRY.pack(key, who.port, who == state.holder, len(name)) + name)
     return _HEAD.pack(_MAGIC, _VERSION, state.kind or 0, len(entries)) + b"".join(entries)
 
@@ -198,7 +200,7 @@ def decode(stored: bytes) -> Registrations:
         for _ in range(count):
             key, port, holds, size = _ENTRY.unpack_from(stored, at)
             at += _ENTRY.size
-            who = Registrant(stored[at : at + size].decode("ascii"), port)
+            who = Registrant(stored[at : at + size].decode(), port)
             keys[who] = key
             holder = who if holds else holder
             at += size

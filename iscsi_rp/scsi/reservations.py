@@ -4,7 +4,8 @@ They exclude each other: under a SCSI-2 reservation PERSISTENT RESERVE IN and OU
 registered RESERVE and RELEASE do nothing for those who have access anyway, and conflict for all others (CRH).
 
 PERSISTENT RESERVE OUTs are done one after the other. Where the result is to survive a loss of power (APTPL)
-it is stored before it takes effect and is answered; the next one waits, as one of its session's commands.
+it is stored before it takes effect and is answered; the next one waits, as one of its session's commands, and
+for RESERVE the unit is busy.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from iscsi_rp.device import IoError
+from iscsi_rp.device import BusyError, IoError
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.access import Reserved
 from iscsi_rp.scsi.cdb import uint
@@ -96,7 +97,9 @@ class Reservations:
     # SCSI-2
 
     def reserve(self, nexus: Nexus) -> None:
-        """Raises `ReservationConflict`."""
+        """Raises `ReservationConflict`; `BusyError` while it is not known whether anybody is registered."""
+        if self._saving:
+            raise BusyError
         if self._has_access_anyway(nexus):
             return
         if self.reserved_by not in (None, nexus):

@@ -83,7 +83,9 @@ def test_names_stand_in_the_first_text_even_when_it_comes_in_parts() -> None:
     assert a_host().say({"TargetName": NAMES["TargetName"]}, OPERATIONAL_STAYS).status == 0x0207
 
 
-@pytest.mark.parametrize("name", ["", "a b", "a,b", "a\tb", "a\u00a0b", "n" * 224, "\u00e9" * 112])
+@pytest.mark.parametrize(
+    "name", ["", "a b", "a,b", "a\tb", "a\u00a0b", "n" * 224, "\u00e9" * 112, "\u0130" * 111]
+)
 def test_an_initiator_name_that_is_none(name: str) -> None:
     assert a_host().say({**NAMES, "InitiatorName": name}, OPERATIONAL_TO_FULL).status == 0x0200
 

@@ -68,9 +68,12 @@ def make_unit(device: BlockDevice | None = None, *, vault: Vault | None = None) 
 class Host:
     """An initiator port at one target port. It knows that the unit was powered on."""
 
-    def __init__(self, unit: LogicalUnit, number: int = 1, *, sp: int = 1, fresh: bool = False) -> None:
+    def __init__(
+        self, unit: LogicalUnit, number: int = 1, *, sp: int = 1, fresh: bool = False, initiator: str = ""
+    ) -> None:
         self.unit = unit
-        self.nexus = Nexus(f"iqn.2026-01.test:host{number}", {0: unit}, 0x23D000000 + number, PORTS[sp])
+        initiator = initiator or f"iqn.2026-01.test:host{number}"
+        self.nexus = Nexus(initiator, {0: unit}, 0x23D000000 + number, PORTS[sp])
         if not fresh:
             assert self.do(TEST_UNIT_READY).sense == (6, 0x29, 0)
 

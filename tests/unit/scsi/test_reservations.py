@@ -9,6 +9,8 @@ from iscsi_rp.scsi import LogicalUnit
 from iscsi_rp.scsi.opcodes import TABLE
 from iscsi_rp.scsi.persistent import REGISTRATIONS, Kind
 from iscsi_rp.scsi.persistent_format import transport_id
+from iscsi_rp.scsi.reservations import registrant
+from iscsi_rp.scsi.sense import TASK_SET_FULL
 from tests.unit.scsi.rig import BLOCK, CONFLICT, READ, TEST_UNIT_READY, WRITE, Answer, Host, Vault, make_unit
 from tests.unit.scsi.test_holds import LateDevice
 
@@ -440,6 +442,41 @@ def test_nothing_is_answered_before_it_is_durable_and_the_next_one_waits() -> No
     assert (len(first), second, keys(one), len(vault.held)) == (1, [], [1], 1)
     vault.held.pop()()
     assert (len(second), keys(one)) == (1, [1, 2])
+
+
+def test_no_scsi_2_reservation_comes_between_a_registration_and_its_storing() -> None:
+    vault = Vault()
+    vault.held = []
+    unit = make_unit(vault=vault)
+    one, two = Host(unit, 1), Host(unit, 2)
+    registering = one.start(out_cdb(REGISTER, 0, 24), struct.pack(">QQIBxxx", 0, 1, 0, APTPL))
+    assert two.do(RESERVE_6).status == TASK_SET_FULL
+    vault.held.pop()()
+    assert registering[0].status == 0
+    assert unit.reservations.reserved_by is None
+    assert two.do(RESERVE_6).status == CONFLICT
+
+
+def test_initiator_names_may_be_utf_8() -> None:
+    vault = Vault()
+    one = Host(make_unit(vault=vault))
+    name = "iqn.2026-01.test:" + "\u00e9" * 103
+    other = Host(one.unit, initiator=name)
+    assert pr_out(other, REGISTER, 0, 7, flags=APTPL).status == 0
+    assert transport_id(other.port) in pr_in(one, 3)
+    assert make_unit(vault=vault).reservations.persistent.keys == {registrant(other.nexus): 7}
+    ids = transport_id(f"{name},i,0x000000000001")
+    data = struct.pack(">QQIBxxxI", 0, 8, 0, SPEC_I_PT, len(ids)) + ids
+    one.good(out_cdb(REGISTER, 0, len(data)), data)
+    assert sorted(keys(one)) == [7, 8, 8]
+
+
+def test_a_list_of_transport_ids_beyond_what_a_field_pointer_reaches() -> None:
+    host = Host(make_unit())
+    ids = transport_id(host.port) * 1600 + b"\x99\0\0\x14" + bytes(20)
+    data = struct.pack(">QQIBxxxI", 0, 1, 0, SPEC_I_PT, len(ids)) + ids
+    assert len(ids) > 0xFFFF
+    assert host.do(out_cdb(REGISTER, 0, len(data)), data).sense == (5, 0x1A, 0)
 
 
 def test_aptpl_without_a_place_to_store_is_refused() -> None:
