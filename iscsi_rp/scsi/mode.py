@@ -178,7 +178,6 @@ def mode_select(task: Task) -> None:
     data = task.parameters(uint(cdb, 7, 2) if long else cdb[4])
     if data and unit.mode.select(_pages_of(task, data, long)):
         unit.establish(MODE_PARAMETERS_CHANGED, but=task.nexus)
-        unit.review_all()
     task.good(transfer_bytes=len(data))
 
 

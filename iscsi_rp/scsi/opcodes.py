@@ -55,7 +55,6 @@ _RANGE_16: Final = "ff ff ff ff ff ff ff ff ff ff ff ff 00 00"
 
 _COPY: Final = "{} 00 00 00 00 00 00 00 ff ff ff ff 00 00"
 _SANITIZE: Final = "{} 00 00 00 00 00 ff ff 00"
-_VARIABLE_LENGTH: Final = 0x7F
 _MEDIUM_S: Final = 30
 _QUICK_S: Final = 10
 _LONG_S: Final = 600
@@ -299,8 +298,6 @@ WITH_SERVICE_ACTION: Final = frozenset(row.code for row in _ROWS if row.service_
 
 
 def find(cdb: Buffer) -> Opcode | None:
-    """The row of a CDB. Its service action is in byte 1, or in bytes 8 and 9 of a variable length CDB."""
+    """The row of a CDB."""
     code = cdb[0]
-    if code not in WITH_SERVICE_ACTION:
-        return TABLE.get((code, None))
-    return TABLE.get((code, uint(cdb, 8, 2) if code == _VARIABLE_LENGTH else cdb[1] & 0x1F))
+    return TABLE.get((code, cdb[1] & 0x1F if code in WITH_SERVICE_ACTION else None))
