@@ -76,7 +76,12 @@ def make_copies(row: catalogue.Group) -> None:
     except OSError as error:
         for path in made:
             path.unlink()
-        raise ConflictError(f"cannot make the copy volume {error.filename}: {error.strerror}") from error
+        raise ConflictError(
+            f"cannot make the copy volume {error.filename}: {error.strerror}",
+            hint="A group deleted without --destroy leaves its copies: move them away, or remove them."
+            if isinstance(error, FileExistsError)
+            else None,
+        ) from error
 
 
 def destroy_files(row: catalogue.Group) -> None:

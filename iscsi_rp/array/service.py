@@ -121,6 +121,10 @@ class Service:
             return None, False
         path = request.path or self._state / "volumes" / f"{request.name}.img"
         if path.exists() and request.path is not None:
+            if not path.is_file() and not path.is_block_device():
+                raise ConflictError(f"{path} is neither a file nor a block device")
+            if request.kind is VolumeKind.BLOCK and not path.is_block_device():
+                raise ConflictError(f"{path} is not a block device", hint="Serve a file by the kind `file`.")
             return path, False
         if request.kind is VolumeKind.BLOCK:
             raise NotFoundError(f"there is no block device {path}")
@@ -135,8 +139,11 @@ class Service:
         size, block_size = request.size_bytes, request.sector.block_size
         if size is None:
             assert path is not None
-            with path.open("rb") as store:
-                size = store.seek(0, 2) // block_size * block_size
+            try:
+                with path.open("rb") as store:
+                    size = store.seek(0, 2) // block_size * block_size
+            except OSError as error:
+                raise ConflictError(f"cannot open {path}: {error.strerror}") from error
         if size == 0:
             raise ConflictError(
                 f"the store at {path} is empty", hint="Give a size for a new one at another path."
@@ -264,7 +271,9 @@ def _check_growth(volume: ServedVolume, size_bytes: int) -> None:
     row = volume.row
     if size_bytes % row.block_size:
         raise UsageError(f"the size must be a multiple of the block size, {row.block_size} bytes")
-    if size_bytes <= row.size_bytes:
+    if size_bytes == row.size_bytes:
+        raise ConflictError(f"volume {row.name!r} has {format_size(row.size_bytes)} already")
+    if size_bytes < row.size_bytes:
         raise ConflictError(
             f"volume {row.name!r} has {format_size(row.size_bytes)}, and can only grow:"
             " hosts would lose what stands at its end",

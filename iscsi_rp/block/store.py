@@ -8,7 +8,8 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from iscsi_rp.errors import ConfigError, ConflictError, NotFoundError
+from iscsi_rp.errors import ConflictError, NotFoundError
+from iscsi_rp.units import format_size
 
 PUNCH_HOLE: Final = 0x02 | 0x01
 "FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE: reads as zeros, space given back (linux/falloc.h)."
@@ -31,7 +32,7 @@ class StoreInUseError(ConflictError):
     """The store is in use by another process."""
 
 
-class StoreSizeError(ConfigError):
+class StoreSizeError(ConflictError):
     """The store does not have the size it should have."""
 
 
@@ -54,7 +55,7 @@ def create_file(path: str | os.PathLike[str], size: int, *, preallocate: bool = 
             os.truncate(fd, size)
     except OSError as error:
         Path(path).unlink()
-        raise StoreSizeError(f"cannot give {path} {size} bytes: {error.strerror}") from None
+        raise StoreSizeError(f"cannot give {path} {format_size(size)}: {error.strerror}") from None
     finally:
         os.close(fd)
 
@@ -105,7 +106,7 @@ def grow(fd: int, size: int, *, preallocate: bool = False) -> None:
         os.fsync(fd)
     except OSError as error:
         os.ftruncate(fd, before)
-        raise StoreSizeError(f"cannot give the store {size} bytes: {error.strerror}") from None
+        raise StoreSizeError(f"cannot give the store {format_size(size)}: {error.strerror}") from None
 
 
 def grow_file(path: str | os.PathLike[str], size: int) -> None:

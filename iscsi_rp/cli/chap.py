@@ -1,8 +1,10 @@
 """CHAP on a command line: the users are options, the secrets come from files or are asked for."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from functools import wraps
+from getpass import GetPassWarning
 from pathlib import Path
 from typing import Any, Final, TypeVar, cast
 
@@ -84,10 +86,21 @@ def _credentials(user: str, file: Path | None, whose: str) -> ChapCredentials:
 
 def _secret(file: Path | None, prompt: str) -> str:
     if file is None:
-        given: str = click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", GetPassWarning)
+            try:
+                given: str = click.prompt(prompt, hide_input=True, confirmation_prompt=True, err=True)
+            except GetPassWarning:
+                raise UsageError(
+                    "there is no terminal to ask for a secret",
+                    hint="Give its file, or - for the standard input, by --chap-secret-file"
+                    " and --mutual-secret-file.",
+                ) from None
         return given
     try:
         text = sys.stdin.read() if file == Path("-") else file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UsageError(f"cannot read a secret from {file}: {error}") from error
+    except OSError as error:
+        raise UsageError(f"cannot read a secret from {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UsageError(f"cannot read a secret from {file}: it is not UTF-8") from error
     return text.partition("\n")[0].removesuffix("\r")

@@ -1,6 +1,7 @@
 """`iscsi-rp initiator`: who may log in to the array, and what they see."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any, TypeVar
 
 import click
 
@@ -17,15 +18,20 @@ from iscsi_rp.control.access_models import (
 from iscsi_rp.errors import UsageError
 from iscsi_rp.units import format_size
 
+F = TypeVar("F", bound=Callable[..., Any])
+
 initiator_argument = click.argument("name", metavar="INITIATOR", shell_complete=complete_initiator)
-lun_option = click.option(
-    "--lun",
-    "luns",
-    multiple=True,
-    metavar="VOLUME[=LUN]",
-    shell_complete=complete_volume,
-    help="A volume that it sees, by a LUN of its own if given; repeated. Default: all volumes.",
-)
+
+
+def lun_option(default: str) -> Callable[[F], F]:
+    return click.option(
+        "--lun",
+        "luns",
+        multiple=True,
+        metavar="VOLUME[=LUN]",
+        shell_complete=complete_volume,
+        help=f"A volume that it sees, by a LUN of its own if given; repeated. {default}",
+    )
 
 
 @click.group()
@@ -75,7 +81,7 @@ def show(site: Site, name: str, as_json: bool) -> None:
 @initiator.command("add")
 @click.argument("name", metavar="INITIATOR")
 @chap_options
-@lun_option
+@lun_option("Default: all volumes.")
 @json_option
 @pass_site
 def add(site: Site, name: str, luns: Sequence[str], as_json: bool, chap: Authentication | None) -> None:
@@ -93,7 +99,7 @@ def add(site: Site, name: str, luns: Sequence[str], as_json: bool, chap: Authent
 @initiator_argument
 @chap_options
 @click.option("--no-chap", is_flag=True, help="It logs in without authentication.")
-@lun_option
+@lun_option("Those given are all that it sees.")
 @click.option("--all-luns", is_flag=True, help="It sees all volumes, by the array's LUNs.")
 @json_option
 @pass_site
@@ -151,7 +157,7 @@ def _auth(found: Initiator) -> str:
 
 
 def _luns(found: Initiator) -> str:
-    return ", ".join(f"{lun.lun}={lun.volume}" for lun in found.luns) if found.masked else "all"
+    return ", ".join(f"{lun.volume}={lun.lun}" for lun in found.luns) if found.masked else "all"
 
 
 def _print(found: Initiator) -> None:

@@ -1,5 +1,6 @@
 """The `iscsi-rp` command: global options, and how errors end it."""
 
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -27,19 +28,42 @@ from iscsi_rp.errors import Error, UsageError
 
 
 class Commands(click.Group):
+    def make_context(self, *args: Any, **settings: Any) -> click.Context:
+        try:
+            return super().make_context(*args, **settings)
+        except click.exceptions.NoArgsIsHelpError:
+            raise
+        except click.UsageError as error:  # of an option before the command
+            _show_usage(error, "iscsi-rp")
+            raise click.exceptions.Exit(UsageError.exit_code) from None
+
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except Error as error:
             _show(error)
             ctx.exit(error.exit_code)
-        except click.UsageError as error:
-            command = error.ctx.command_path if error.ctx else ctx.command_path
-            _show(UsageError(error.format_message(), hint=f"`{command} --help` says how it is used."))
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
             ctx.exit(UsageError.exit_code)
+        except click.UsageError as error:
+            _show_usage(error, ctx.command_path)
+            ctx.exit(UsageError.exit_code)
+        except click.Abort:
+            if not sys.stdin.isatty():
+                click.echo(err=True)  # the question stands there without an answer
+            _show(
+                Error("nothing was done", hint="--yes answers questions." if not sys.stdin.isatty() else None)
+            )
+            ctx.exit(Error.exit_code)
         except ValidationError as error:
             _show(UsageError(complaint(error.errors())))
             ctx.exit(UsageError.exit_code)
+
+
+def _show_usage(error: click.UsageError, command: str) -> None:
+    command = error.ctx.command_path if error.ctx else command
+    _show(UsageError(error.format_message(), hint=f"`{command} --help` says how it is used."))
 
 
 def _show(error: Error) -> None:

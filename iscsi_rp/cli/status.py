@@ -41,7 +41,8 @@ def _ask(query: Callable[[], T]) -> tuple[T | None, UnreachableError | None]:
 def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None:
     if array is not None:
         portals = ", ".join(f"{portal.address} (SP {portal.processor})" for portal in array.portals)
-        print_facts([("array", f"{array.name}, {array.iqn} at {portals}, {len(array.sessions)} sessions")])
+        sessions = "1 session" if len(array.sessions) == 1 else f"{len(array.sessions)} sessions"
+        print_facts([("array", f"{array.name}, {array.iqn} at {portals}, {sessions}")])
         print_volumes(array.volumes)
     if appliance is not None:
         arrays = ", ".join(appliance.arrays) or "no array"

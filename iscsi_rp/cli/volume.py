@@ -108,7 +108,7 @@ def show(site: Site, name: str, as_json: bool) -> None:
             ("volume", found.name),
             ("state", found.state),
             ("error", found.error),
-            ("SIZE", f"{format_size(found.size_bytes)} in blocks of {found.block_size} bytes"),
+            ("size", f"{format_size(found.size_bytes)} in blocks of {found.block_size} bytes"),
             ("physical blocks", f"{found.physical_block_size} bytes"),
             ("owner", f"SP {found.owner}"),
             ("LUN", found.lun),
@@ -161,14 +161,21 @@ def resize(site: Site, name: str, size_bytes: int, preallocate: bool, as_json: b
 @pass_site
 def delete(site: Site, name: str, destroy: bool, force: bool, dry_run: bool, yes: bool) -> None:
     """Stop serving a volume. Its store stays, unless --destroy is given."""
+    found = site.array.volume(name)
     if dry_run:
-        _print_deletion(site, site.array.volume(name), destroy)
+        _print_deletion(site, found, destroy)
         return
     if not yes:
         lost = "and destroy what is in it" if destroy else "(its store stays)"
         click.confirm(f"delete volume {name} {lost}?", abort=True)
     site.array.delete_volume(name, destroy, force)
-    click.echo(f"volume {name}: deleted")
+    click.echo(f"volume {name}: deleted" + (f", {_fate(found, destroy)}" if found.path else ""))
+
+
+def _fate(volume: Volume, destroy: bool) -> str:
+    """What becomes of its store."""
+    gone = destroy and volume.kind is VolumeKind.FILE
+    return f"{volume.path or 'memory'} {'is removed' if gone else 'stays'}"
 
 
 def _print_deletion(site: Site, found: Volume, destroy: bool) -> None:
@@ -177,11 +184,10 @@ def _print_deletion(site: Site, found: Volume, destroy: bool) -> None:
         for each in site.array.list_initiators()
         if each.sessions and any(lun.volume == found.name for lun in each.luns)
     ]
-    stays = "is removed" if destroy and found.kind is VolumeKind.FILE else "stays"
     print_facts(
         [
             ("volume", f"{found.name}, {format_size(found.size_bytes)}, LUN {found.lun}"),
-            ("store", f"{found.path or 'memory'} {stays}"),
+            ("store", _fate(found, destroy)),
             ("in use by", ", ".join(users) or "nobody"),
             ("group", found.group and f"{found.group}: to be deleted first"),
         ]
@@ -190,8 +196,8 @@ def _print_deletion(site: Site, found: Volume, destroy: bool) -> None:
 
 def print_volumes(volumes: Sequence[Volume]) -> None:
     rows = [
-        (v.name, v.lun, format_size(v.size_bytes), v.kind, v.group, v.state, v.error or v.path)
+        (v.name, v.lun, format_size(v.size_bytes), v.owner, v.kind, v.group, v.state, v.error or v.path)
         for v in volumes
     ]
-    columns = ("VOLUME", "LUN", "SIZE", "KIND", "GROUP", "STATE", "STORE")
+    columns = ("VOLUME", "LUN", "SIZE", "SP", "KIND", "GROUP", "STATE", "STORE")
     print_table(columns, rows, "no volumes: make one by `iscsi-rp volume create NAME --size 1GiB`")

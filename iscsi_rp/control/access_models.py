@@ -13,7 +13,7 @@ from iscsi_rp.control.models import Answer, Name, Request
 from iscsi_rp.iscsi.access import SECRET_BYTES
 
 LunNumber = Annotated[int, Field(ge=0, lt=1 << 14)]
-IscsiName = Annotated[str, AfterValidator(check_iscsi_name), AfterValidator(str.lower)]
+IscsiName = Annotated[str, AfterValidator(str.lower), AfterValidator(check_iscsi_name)]
 
 
 def _check_secret(secret: SecretStr) -> SecretStr:

@@ -1,6 +1,7 @@
 """The array's service over its real parts, in one process: what it refuses, and what changes when."""
 
 import asyncio
+import os
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def test_a_volume_grows_only_within_reason(tmp_path: Path) -> None:
         await array.create("data")
         change = array.service.change_volume
         for size, error, reason in (
-            (SIZE, ConflictError, "can only grow"),
+            (SIZE, ConflictError, "already"),
             (SIZE - 512, ConflictError, "can only grow"),
             (SIZE + 511, UsageError, "multiple of the block size"),
         ):
@@ -94,6 +95,24 @@ def test_a_volume_grows_only_within_reason(tmp_path: Path) -> None:
         with pytest.raises(ConflictError, match="storage processor B has no portal"):
             await array.create("other", owner=Processor.B)
         assert (await change("data", VolumeChange(size_bytes=SIZE + 512))).size_bytes == SIZE + 512
+
+    run(tmp_path, test)
+
+
+def test_a_path_is_a_file_or_a_block_device_and_what_it_was_called(tmp_path: Path) -> None:
+    file = tmp_path / "disk.img"
+    file.write_bytes(bytes(SIZE))
+    os.mkfifo(tmp_path / "fifo")
+
+    async def test(array: Array) -> None:
+        for path, kind, reason in (
+            (tmp_path, VolumeKind.FILE, "neither a file nor a block device"),
+            (tmp_path / "fifo", VolumeKind.FILE, "neither a file nor a block device"),
+            (file, VolumeKind.BLOCK, "is not a block device"),
+        ):
+            with pytest.raises(ConflictError, match=reason):
+                await array.create("data", kind=kind, path=path, size_bytes=None)
+        await array.create("data", kind=VolumeKind.FILE, path=file, size_bytes=None)
 
     run(tmp_path, test)
 

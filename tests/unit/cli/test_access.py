@@ -44,7 +44,7 @@ def test_an_initiator_is_added_changed_shown_and_removed(shell: Shell, secret: s
     words = ["--chap-user", "one", "--chap-secret-file", secret, "--lun", "data=5", "--lun", "log"]
     said = shell.run("initiator", "add", NAME, *words).stdout
     assert "CHAP" in said
-    assert "5=data, 0=log" in said
+    assert "data=5, log=0" in said
     listed = [line.split() for line in shell.run("initiator", "list").stdout.splitlines()]
     assert listed[0][:4] == ["INITIATOR", "LISTED", "AUTHENTICATION", "LUNS"]
     assert listed[1][:4] == [HOST, "no", "none", "all"]

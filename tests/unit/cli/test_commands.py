@@ -42,14 +42,15 @@ def test_volumes(shell: Shell) -> None:
     assert shell.json("volume", "show", "data")["size_bytes"] == 3 << 29
     assert shell.json("volume", "list")[0]["block_size"] == 4096
     listed = shell.run("volume", "list").stdout.splitlines()
-    assert listed[0].split() == ["VOLUME", "LUN", "SIZE", "KIND", "GROUP", "STATE", "STORE"]
-    assert listed[1].split() == ["data", "0", "1.5", "GiB", "file", "-", "online", "/v/data.img"]
+    assert listed[0].split() == ["VOLUME", "LUN", "SIZE", "SP", "KIND", "GROUP", "STATE", "STORE"]
+    assert listed[1].split() == ["data", "0", "1.5", "GiB", "A", "file", "-", "online", "/v/data.img"]
     assert "NAA:" in shell.run("volume", "show", "data").stdout
     would = shell.run("volume", "delete", "data", "--destroy", "--dry-run").stdout
     assert "/v/data.img is removed" in would
     assert "in use by:  iqn.2026-11.test:host" in would
     assert shell.array.deleted == []
-    shell.run("volume", "delete", "data", "--destroy", "--force", "--yes")
+    told = shell.run("volume", "delete", "data", "--destroy", "--force", "--yes").stdout
+    assert told == "volume data: deleted, /v/data.img is removed\n"
     assert shell.array.deleted == [("data", True, True)]
     assert "volume create" in shell.run("volume", "list").stdout
 
@@ -234,6 +235,29 @@ def test_without_daemons_the_next_step_is_said(tmp_path: Path) -> None:
     assert result.exit_code == 6
     assert result.stderr.startswith("error: the array does not answer at ")
     assert "hint: Start it by `iscsi-rp up`" in result.stderr
+
+
+def test_what_is_no_command_is_said_in_one_way_everywhere() -> None:
+    for words, command in ((["--nix"], "iscsi-rp"), (["volume", "list", "--nix"], "iscsi-rp volume list")):
+        result = CliRunner().invoke(main, words, prog_name="iscsi-rp")
+        assert result.exit_code == 2
+        error, hint = result.stderr.splitlines()
+        assert error.startswith("error: No such option")
+        assert hint == f"hint: `{command} --help` says how it is used."
+
+
+def test_a_noun_alone_shows_its_commands() -> None:
+    for words in ([], ["volume"]):
+        result = CliRunner().invoke(main, words, prog_name="iscsi-rp")
+        assert result.exit_code == 2
+        assert result.stderr.startswith("Usage: iscsi-rp")
+        assert "error" not in result.stderr
+
+
+def test_a_question_that_nobody_answers_names_the_option(db: Shell) -> None:
+    result = db.run("group", "delete", "db", code=1)
+    assert result.stderr.endswith("\nerror: nothing was done\nhint: --yes answers questions.\n")
+    assert db.json("group", "list")
 
 
 def test_config(tmp_path: Path) -> None:

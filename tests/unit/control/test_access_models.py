@@ -46,7 +46,7 @@ def test_the_shortest_and_the_longest_secret_are_taken() -> None:
 
 
 def test_a_name_is_in_lower_case() -> None:
-    assert InitiatorCreate(name="iqn.2026-11.test:HOST").name == "iqn.2026-11.test:host"
+    assert InitiatorCreate(name="iqn.2026-11.TEST:HOST").name == "iqn.2026-11.test:host"
 
 
 def test_a_secret_goes_to_the_daemon_and_nowhere_else() -> None:
