@@ -6,7 +6,7 @@ READ as the logical unit's short way does not serve it: of 6 bytes, with FUA, or
 from typing import Final
 
 from iscsi_rp.device import FLUSH, READ, Buffer, Result
-from iscsi_rp.scsi.cdb import FUA, Range, decode_range, uint
+from iscsi_rp.scsi.cdb import FUA, Range, decode_range, length_at, uint
 from iscsi_rp.scsi.holds import Operation
 from iscsi_rp.scsi.sense import LBA_OUT_OF_RANGE, MISCOMPARE, CheckCondition, invalid_field
 from iscsi_rp.scsi.task import Task
@@ -22,7 +22,7 @@ def checked_range(task: Task, limit_blocks: int) -> Range:
     if wanted.flags & PROTECT:
         raise invalid_field(1)  # the medium has no protection information
     if wanted.blocks > limit_blocks:
-        raise invalid_field(2)
+        raise invalid_field(length_at(task.cdb))
     check_on_medium(task, wanted)
     return wanted
 

@@ -48,6 +48,11 @@ def decode_range(cdb: Buffer) -> Range:
     return Range(*_LAYOUT_16.unpack_from(cdb))
 
 
+def length_at(cdb: Buffer) -> int:
+    """The byte at which the length that `decode_range` gives begins: what a field pointer names."""
+    return {0: 4, 1: 7, 2: 7, 5: 6}.get(cdb[0] >> 5, 10)
+
+
 def uint(cdb: Buffer, at: int, length: int) -> int:
     """A big-endian number of `length` bytes."""
     return int.from_bytes(cdb[at : at + length], "big")

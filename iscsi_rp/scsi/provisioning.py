@@ -7,7 +7,7 @@ from typing import Final
 from iscsi_rp.device import MAP, UNMAP, WRITE, ZERO, Result, unpack_runs
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.blocks import checked_range, data_of
-from iscsi_rp.scsi.cdb import uint
+from iscsi_rp.scsi.cdb import length_at, uint
 from iscsi_rp.scsi.holds import Operation
 from iscsi_rp.scsi.sense import (
     INVALID_FIELD_IN_PARAMETER_LIST,
@@ -33,7 +33,7 @@ def write_same(task: Task) -> None:
     wanted = checked_range(task, unit.limits.write_same_blocks)
     flags, blocks = wanted.flags, wanted.blocks or unit.size_blocks - wanted.lba
     if blocks > unit.limits.write_same_blocks:
-        raise invalid_field(10 if task.cdb[0] == 0x93 else 7)
+        raise invalid_field(length_at(task.cdb))
     no_data = bool(flags & _NDOB) and task.cdb[0] == 0x93
     if flags & _ANCHOR or (flags & _UNMAP and not unit.thin) or (flags & _NDOB and not no_data):
         raise invalid_field(1)

@@ -54,6 +54,22 @@ def test_what_is_refused_changes_nothing(cdb: bytes, data: bytes | None, sense: 
     assert stored(host, 0, BLOCKS) == bytes(BLOCKS * BLOCK)
 
 
+@pytest.mark.parametrize(
+    ("code", "size", "at"),
+    [(0x28, 10, 7), (0x2F, 10, 7), (0xA8, 12, 6), (0x88, 16, 10), (0x93, 16, 10)],
+)
+def test_the_field_pointer_of_a_length_beyond_the_limit(code: int, size: int, at: int) -> None:
+    """0x93 is within the limit of WRITE SAME, but for 0 blocks, which are all."""
+    host = host_of(1 << 26)
+    cdb = bytearray(size)
+    cdb[0] = code
+    if code != 0x93:
+        cdb[at : size - 2 if size > 10 else 9] = (0x4001).to_bytes(2 if size == 10 else 4, "big")
+    answer = host.do(bytes(cdb), bytes(BLOCK))
+    assert answer.sense == (5, 0x24, 0)
+    assert answer.data[15:18] == bytes((0xC0, 0, at))
+
+
 def test_compare_and_write_swaps_or_tells_where_it_differs() -> None:
     host = host_of()
     host.good(compare_and_write(3, 2, 0x18), bytes(2 * BLOCK) + ONES + TWOS)
