@@ -43,8 +43,6 @@ UNMAP: Final = 3
 FLUSH: Final = 4
 MAP: Final = 5
 
-OP_NAMES: Final = ("read", "write", "zero", "unmap", "flush", "map")
-
 Buffer: TypeAlias = bytes | bytearray | memoryview
 Io: TypeAlias = tuple[int, int, int, Buffer | None, bool, Any]
 

@@ -12,7 +12,7 @@ from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
-from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.frontend import IscsiServer, portal_name
 
 _log = structlog.get_logger(__name__)
 
@@ -31,7 +31,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         service = Service(config.appliance.name, state, catalogue, server, config.replication_socket)
         for portal in config.appliance.portals:
             host, port = await server.listen(portal.host, portal.port)
-            service.portals.append(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            service.portals.append(portal_name(host, port))
         stack.push_async_callback(service.stop)
         await service.start()
         await service.links.start()

@@ -19,7 +19,7 @@ from iscsi_rp.control.lock import StateLock
 from iscsi_rp.control.models import Portal
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
-from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.frontend import IscsiServer, portal_name
 
 GRACE_S: Final = 5.0
 "For commands in flight, at the end."
@@ -76,8 +76,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         for portal in config.array.portals:
             group = portal.sp.portal_group
             host, port = await server.listen(portal.host, portal.port, portal_group=group)
-            address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-            service.portals.append(Portal(address=address, processor=portal.sp))
+            service.portals.append(Portal(address=portal_name(host, port), processor=portal.sp))
         watching = asyncio.create_task(space.run(), name="space")
         stack.callback(watching.cancel)
         api = ApiServer(array_app(service), config.array_socket)
