@@ -34,6 +34,7 @@ def test_the_appliance_dies_under_load(guest: Guest, daemons: Daemons, disk: str
     load = start_load(guest, "/mnt/data/load", seconds=20)
     daemons.kill("appliance")
     eventually("MARKING", lambda: mode(daemons) == "MARKING")
+    guest.shell("dd if=/dev/urandom of=/mnt/data/meanwhile bs=1M count=24 conv=fsync status=none")
     daemons.start("appliance")
     eventually("SPLITTING again", lambda: mode(daemons) == "SPLITTING")
     finish_load(load)
