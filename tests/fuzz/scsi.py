@@ -98,11 +98,9 @@ def _cdb(source: Source, choice: int) -> bytes:
     if choice & 0x80:
         return source.exactly(32 if choice & 0x40 else 16)
     code, action = _ROWS[choice % len(_ROWS)]
-    cdb = bytearray(source.exactly(32 if code == 0x7F else 16))
+    cdb = bytearray(source.exactly(16))
     cdb[0] = code
-    if action is not None and code == 0x7F:
-        cdb[8:10] = action.to_bytes(2, "big")
-    elif action is not None:
+    if action is not None:
         cdb[1] = (cdb[1] & 0xE0) | action
     return bytes(cdb)
 

@@ -105,10 +105,7 @@ def test_what_is_refused_without_access_to_the_medium(state: int, code: int) -> 
             row.without_media == PortState.STANDBY and state == STANDBY
         )
         cdb = bytearray(row.usage[:1].ljust(32, b"\0"))
-        if row.code == 0x7F:
-            cdb[7], cdb[8:10] = 24, (row.service_action or 0).to_bytes(2, "big")
-        else:
-            cdb[1] = row.service_action or 0
+        cdb[1] = row.service_action or 0
         assert (b.do(bytes(cdb), b"").sense == (2, 4, code)) == (not served), row.name
     for needs_medium in (READ, WRITE, TEST_UNIT_READY):
         assert b.do(needs_medium, bytes(BLOCK)).sense == (2, 4, code)

@@ -234,13 +234,10 @@ def test_every_command_that_conflicts_by_the_table() -> None:
     assert pr_out(holder, RESERVE, 1, kind=3).status == 0
     free = {0x00, 0x03, 0x12, 0x25, 0x4D, 0x5E, 0xA0}
     for row in TABLE.values():
-        if row.code in (0x5F, 0x1B, 0x1E, 0x17, 0x57, 0x84):
+        if row.code in (0x5F, 0x1B, 0x1E, 0x17, 0x57):
             continue
         cdb = bytearray(row.usage[:1].ljust(32, b"\0"))
-        if row.code == 0x7F:
-            cdb[7], cdb[8:10] = 24, (row.service_action or 0).to_bytes(2, "big")
-        else:
-            cdb[1] = row.service_action or 0
+        cdb[1] = row.service_action or 0
         answer = stranger.do(bytes(cdb), b"")
         allowed = row.code in free or (row.code, row.service_action) in (
             (0x9E, 0x10),
