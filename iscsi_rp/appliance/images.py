@@ -78,7 +78,12 @@ class Offer:
         else:
             position = self.latest if selector.position is None else selector.position
         if not self.holds(position):
-            raise self._refusal(position)
+            asked = (
+                f"at position {position}"
+                if selector.time_ns is None
+                else f"of {format_time(selector.time_ns)}"
+            )
+            raise self._refusal(position, asked)
         return Image(position=position, time_ns=self.moment(position).time_ns, bookmark=selector.bookmark)
 
     def _at(self, time_ns: int) -> int:
@@ -93,7 +98,7 @@ class Offer:
             return latest
         return position
 
-    def _refusal(self, position: int) -> ImageNotOfferedError:
+    def _refusal(self, position: int, asked: str) -> ImageNotOfferedError:
         before = max((last for _, last in self.ranges if last < position), default=None)
         after = min((first for first, _ in self.ranges if first > position), default=None)
         near = [self._describe(each) for each in (before, after) if each is not None]
@@ -101,7 +106,7 @@ class Offer:
         if before is not None and after is None:
             where = "newer than the newest image"
         return ImageNotOfferedError(
-            f"there is no image at position {position}: it lies {where}",
+            f"there is no image {asked}: it lies {where}",
             hint=f"The nearest: {' and '.join(near)}.",
         )
 

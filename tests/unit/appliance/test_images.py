@@ -11,6 +11,7 @@ from iscsi_rp.errors import NotFoundError
 from iscsi_rp.journal.files import OsDirectory, OsFile
 from iscsi_rp.journal.replica import Replica
 from iscsi_rp.replication import frames as wire
+from iscsi_rp.units import format_time
 from tests.unit.appliance.rig import SIZE, Rig, Splitter
 
 S = 10**9
@@ -102,7 +103,7 @@ def test_every_position_outside_of_the_span_is_an_image(site: Site) -> None:
         if offer.holds(position):
             assert site.choose(position=position) == position
         else:
-            site.refusal(position=position)
+            assert f"no image at position {position}: " in site.refusal(position=position).message
 
 
 def test_latest_is_the_newest_that_is_sealed(site: Site) -> None:
@@ -143,7 +144,10 @@ def test_a_time_behind_the_newest_image_is_that_unless_more_was_written(site: Si
 def test_a_time_before_the_first_image_is_refused_naming_it(site: Site) -> None:
     for time_ns in (0, site.time_of(site.first) - 1):
         error = site.refusal(time_ns=time_ns)
-        assert "before the protection window" in error.message
+        assert (
+            error.message
+            == f"there is no image of {format_time(time_ns)}: it lies before the protection window"
+        )
         assert f"position {site.first} " in str(error.hint)
 
 
