@@ -11,7 +11,7 @@ from functools import partial
 from typing import Final
 
 from iscsi_rp.errors import ConfigError, ConflictError, NotFoundError
-from iscsi_rp.frontend.heap import give_back
+from iscsi_rp.frontend import heap
 from iscsi_rp.frontend.iscsi_stream import Stream, portal_name
 from iscsi_rp.frontend.iscsi_streams import Streams
 from iscsi_rp.frontend.status import SessionStatus, latency_of, status_of
@@ -45,6 +45,7 @@ class IscsiServer:
     """Serves logical units to initiators. Made and used on a running event loop."""
 
     def __init__(self) -> None:
+        heap.keep()
         loop = asyncio.get_running_loop()
         self._node = Node()
         self._shared = Shared(time.monotonic_ns, Budget(ALL_HELD_BYTES, loop.call_soon))
@@ -164,7 +165,7 @@ class IscsiServer:
     def _tick(self) -> None:
         for stream in self._streams.all():
             stream.tick()
-        give_back()
+        heap.give_back()
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 
 

@@ -3,8 +3,10 @@
 import asyncio
 import math
 import socket
+from collections import deque
 from typing import TYPE_CHECKING, Final
 
+from iscsi_rp.device import Buffer
 from iscsi_rp.iscsi import PDU_BYTES, Connection, Session
 from iscsi_rp.iscsi.pdu import LOGOUT_REQUESTED
 
@@ -15,6 +17,10 @@ BUFFER_BYTES: Final = 1 << 20
 assert BUFFER_BYTES >= 2 * PDU_BYTES
 _SEND_BYTES: Final = 1 << 20
 "Answers that may wait for an initiator that does not read; beyond it nothing more is received from it."
+_PIECE_BYTES: Final = 256 << 10
+"More than so much is given to the transport in pieces, as it takes them: it copies what it is given at once."
+_LARGE_BYTES: Final = 128 << 10
+"A buffer that is a piece by itself, which goes to the socket without that copy."
 LOGIN_S: Final = 15.0
 "A connection that has not logged in by then is dropped."
 LOGOUT_S: Final = 1.0
@@ -55,6 +61,7 @@ class Stream(asyncio.BufferedProtocol):
         self.closed = asyncio.Event()
         self._view = memoryview(b"")
         self._begin = self._end = 0
+        self._unsent: deque[Buffer] = deque()
         self._unsent_bytes = 0
         self._congested = self._paused = self._again = self._draining = False
         self._stopping: asyncio.TimerHandle | None = None
@@ -84,6 +91,7 @@ class Stream(asyncio.BufferedProtocol):
         self._buffer.give_up(self)
         self._view = memoryview(b"")
         self._begin = self._end = 0
+        self._unsent.clear()
         self._count_unsent(0)
         self.closed.set()
         self._streams.gone(self)
@@ -155,8 +163,9 @@ class Stream(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._congested = False
-        self._count_unsent(0)
-        self._handle()
+        self._send_unsent()
+        if not self._congested:
+            self._handle()
 
     def _flush(self) -> None:
         """Answers that came from a device, later. They may let more be received."""
@@ -169,11 +178,33 @@ class Stream(asyncio.BufferedProtocol):
     def _send(self) -> None:
         out = self._connection.take_out()
         if out:
-            self._transport.writelines(out)
+            if not self._unsent and sum(map(len, out)) <= _PIECE_BYTES:
+                self._transport.writelines(out)
+            else:
+                self._unsent.extend(out)
+                self._send_unsent()
             if self._congested:
-                self._count_unsent(self._transport.get_write_buffer_size())
+                unsent_bytes = sum(map(len, self._unsent))
+                self._count_unsent(unsent_bytes + self._transport.get_write_buffer_size())
         if self._connection.over:
+            self._transport.writelines(self._unsent)
+            self._unsent.clear()
             self._transport.close()
+
+    def _send_unsent(self) -> None:
+        unsent = self._unsent
+        while unsent and not self._congested:
+            piece = [unsent.popleft()]
+            size = len(piece[0])
+            while unsent and size < _PIECE_BYTES and len(unsent[0]) < _LARGE_BYTES > len(piece[0]):
+                piece.append(unsent.popleft())
+                size += len(piece[-1])
+            if len(piece) == 1:
+                self._transport.write(piece[0])
+            else:
+                self._transport.writelines(piece)
+        if not self._congested:
+            self._count_unsent(0)
 
     def _count_unsent(self, unsent_bytes: int) -> None:
         """What nobody reads is a part of what all sessions may hold."""
