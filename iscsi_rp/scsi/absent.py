@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from iscsi_rp.scsi.inquiry import absent_inquiry
-from iscsi_rp.scsi.primary import lun_list
+from iscsi_rp.scsi.primary import reported_luns
 from iscsi_rp.scsi.sense import CHECK_CONDITION, GOOD, LOGICAL_UNIT_NOT_SUPPORTED, CheckCondition
 from iscsi_rp.scsi.task import Command, CommandsDone, Completion, Nexus
 
@@ -18,7 +18,7 @@ def serve_absent(nexus: Nexus, commands: Sequence[Command], done: CommandsDone) 
             if cdb[0] == 0x12 and not cdb[1] & 0x01:
                 data = absent_inquiry()[: int.from_bytes(cdb[3:5], "big")]
             elif cdb[0] == 0xA0:
-                data = lun_list(nexus.luns, cdb)
+                data = reported_luns(nexus, cdb)
             elif cdb[0] == 0x03:
                 data = LOGICAL_UNIT_NOT_SUPPORTED.encode(descriptor=bool(cdb[1] & 0x01))[: cdb[4]]
             else:

@@ -220,8 +220,9 @@ class LogicalUnit:
 
     def luns_reported(self, nexus: Nexus) -> None:
         """`nexus` has read the list of LUNs: it need not be told any more that it changed (SPC-4 6.33)."""
-        self._attentions.drop(nexus, REPORTED_LUNS_CHANGED)
-        self._review(nexus)
+        if nexus in self._attentions:
+            self._attentions.drop(nexus, REPORTED_LUNS_CHANGED)
+            self._review(nexus)
 
     # Commands.
 

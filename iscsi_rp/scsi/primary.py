@@ -1,13 +1,11 @@
 """The small commands of every device type (SPC-4 6)."""
 
-from collections.abc import Iterable
-
 from iscsi_rp.device import READ
 from iscsi_rp.scsi.access import Reserved
 from iscsi_rp.scsi.cdb import uint
 from iscsi_rp.scsi.holds import Operation
 from iscsi_rp.scsi.sense import NO_SENSE, invalid_field
-from iscsi_rp.scsi.task import Task
+from iscsi_rp.scsi.task import Nexus, Task
 
 
 def test_unit_ready(task: Task) -> None:
@@ -24,15 +22,18 @@ def request_sense(task: Task) -> None:
 
 
 def report_luns(task: Task) -> None:
-    task.good(lun_list(task.nexus.luns, task.cdb))
-    task.unit.luns_reported(task.nexus)
+    task.good(reported_luns(task.nexus, task.cdb))
 
 
-def lun_list(luns: Iterable[int], cdb: bytes) -> bytes:
-    """REPORT LUNS parameter data (SPC-4 6.33), as long as the CDB allows."""
+def reported_luns(nexus: Nexus, cdb: bytes) -> bytes:
+    """REPORT LUNS parameter data, as long as the CDB allows. That they changed is known with it at every LUN
+    (SPC-4 6.33).
+    """
     if cdb[2] > 0x02:
         raise invalid_field(2)
-    entries = b"" if cdb[2] == 0x01 else b"".join(encode_lun(lun) for lun in sorted(luns))
+    entries = b"" if cdb[2] == 0x01 else b"".join(encode_lun(lun) for lun in sorted(nexus.luns))
+    for unit in nexus.luns.values():
+        unit.luns_reported(nexus)
     return (len(entries).to_bytes(4, "big") + bytes(4) + entries)[: uint(cdb, 6, 4)]
 
 

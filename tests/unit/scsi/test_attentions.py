@@ -6,6 +6,7 @@ import pytest
 
 from iscsi_rp.block import MemoryDevice
 from iscsi_rp.device import Done, Io
+from iscsi_rp.scsi.absent import serve_absent
 from iscsi_rp.scsi.task import Nexus
 from tests.unit.scsi.rig import BLOCK, READ, TEST_UNIT_READY, WRITE, Host, make_unit
 
@@ -95,6 +96,27 @@ def test_reading_the_lun_list_makes_that_attention_needless() -> None:
     unit.luns_changed(host.nexus)
     host.good(REPORT_LUNS)
     assert host.attention() is None
+
+
+@pytest.mark.parametrize("absent", [False, True])
+def test_reading_it_anywhere_makes_it_needless_at_every_lun(absent: bool) -> None:
+    """SPC-4 6.33; a unit that the nexus has not used yet has still its power on to tell."""
+    near, far, unused = make_unit(), make_unit(), make_unit()
+    host = Host(near, fresh=True)
+    host.nexus = Nexus("iqn.2026-01.test:host", {0: near, 1: far, 2: unused})
+    for host.unit in (far, near):
+        assert host.attention() == (0x29, 0)
+    for unit in (near, far, unused):
+        unit.luns_changed(host.nexus)
+    far.space_low()
+    if absent:
+        serve_absent(host.nexus, [(0, REPORT_LUNS.ljust(16, b"\0"), None)], lambda _: None)
+    else:
+        host.good(REPORT_LUNS)
+    waiting = []
+    for host.unit in (near, far, far, unused):
+        waiting.append(host.attention())
+    assert waiting == [None, (0x38, 7), None, (0x29, 0)]
 
 
 def test_conditions_wait_in_order_each_once_and_a_reset_replaces_them() -> None:
