@@ -116,9 +116,9 @@ def read_capacity_10(task: Task) -> None:
 def read_capacity_16(task: Task) -> None:
     unit = task.unit
     exponent = unit.blocks_per_physical.bit_length() - 1
-    thin = 0xC0 if unit.thin else 0  # LBPME, LBPRZ
     data = (unit.size_blocks - 1).to_bytes(8, "big") + unit.device.block_size.to_bytes(4, "big")
-    task.good((data + bytes((0, exponent, thin, 0)) + bytes(16))[: uint(task.cdb, 10, 4)])
+    lbpme_lbprz = 0xC0
+    task.good((data + bytes((0, exponent, lbpme_lbprz, 0)) + bytes(16))[: uint(task.cdb, 10, 4)])
 
 
 def read_defect_data(task: Task) -> None:

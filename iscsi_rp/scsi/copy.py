@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Final
 
-from iscsi_rp.device import MAP, READ, UNMAP, WRITE, ZERO, BusyError, SpaceError, unpack_runs
+from iscsi_rp.device import MAP, READ, UNMAP, WRITE, BusyError, SpaceError, unpack_runs
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi import copy_format
 from iscsi_rp.scsi.blocks import data_of
@@ -80,7 +80,6 @@ class Copy:
         if begin + length > source.device.size or to + length > destination.device.size:
             raise CheckCondition(_TARGET_NOT_REACHABLE)
         self._check(source, destination)
-        clear = UNMAP if destination.thin else ZERO
         done = 0
         while done < length:
             window = min(_WINDOW, length - done)
@@ -95,7 +94,7 @@ class Copy:
                     self._check(source, destination)
                     yield destination, [(WRITE, to + done, part, data_of(read), False)]
                 else:
-                    yield destination, [(clear, to + done, part, None, False)]
+                    yield destination, [(UNMAP, to + done, part, None, False)]
                 done += part
                 self.moved_bytes += part
 

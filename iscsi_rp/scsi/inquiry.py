@@ -132,10 +132,10 @@ def _block_limits(unit: "LogicalUnit", nexus: Nexus) -> bytes:
         limits.transfer_blocks,
         limits.optimal_blocks,
         limits.transfer_blocks,  # PREFETCH
-        limits.unmap_blocks if unit.thin else 0,
-        limits.unmap_descriptors if unit.thin else 0,
-        limits.unmap_granularity if unit.thin else 0,
-        0x8000_0000 if unit.thin else 0,  # UGAVALID, alignment 0
+        limits.unmap_blocks,
+        limits.unmap_descriptors,
+        limits.unmap_granularity,
+        0x8000_0000,  # UGAVALID, alignment 0
         limits.write_same_blocks,
         limits.atomic_blocks,
         1,  # alignment and granularity of atomic writes
@@ -152,8 +152,6 @@ def _characteristics(unit: "LogicalUnit", nexus: Nexus) -> bytes:
 
 
 def _provisioning(unit: "LogicalUnit", nexus: Nexus) -> bytes:
-    if not unit.thin:
-        return bytes(4)
     # LBPU, LBPWS, LBPWS10, LBPRZ; thin provisioned.
     return bytes((0, 0xE4, 0x02, 0))
 

@@ -81,18 +81,16 @@ class LogicalUnit:
         device: BlockDevice,
         identity: Identity,
         *,
-        thin: bool = True,
         physical_block_size: int = 4096,
         port_groups: PortGroups | None = None,
         registrations: bytes = b"",
         save: Save | None = None,
     ) -> None:
-        """`thin`: UNMAP is offered. `physical_block_size` in bytes: with a device
-        of 512-byte blocks 4096 makes a 512e disk and 512 a 512n one. `port_groups`: None is one group.
-        `registrations` is what `save` was last given; without `save` persistent reservations do not survive
-        a loss of power. Raises `RegistrationsFormatError`."""
+        """`physical_block_size` in bytes: with a device of 512-byte blocks 4096 makes a 512e disk and 512 a
+        512n one. `port_groups`: None is one group. `registrations` is what `save` was last given; without
+        `save` persistent reservations do not survive a loss of power. Raises `RegistrationsFormatError`."""
         block = device.block_size
-        self.device, self.identity, self.thin = device, identity, thin
+        self.device, self.identity = device, identity
         self.holds = Holds(device)
         self.copies = Copies()
         self.medium = Medium()

@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
-from iscsi_rp.device import FLUSH, UNMAP, WRITE, ZERO
+from iscsi_rp.device import FLUSH, UNMAP, WRITE
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.access import PortState, Reserved
 from iscsi_rp.scsi.cdb import uint
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
 _CHUNK: Final = 1 << 20
 _CLEAR: Final = 64 << 20
-"So much is unmapped or zeroed at once."
+"So much is unmapped at once."
 
 _FORMATTING: Final = Sense(0x2, 0x04, 0x04)
 _SANITIZING: Final = Sense(0x2, 0x04, 0x1B)
@@ -199,10 +199,9 @@ def _work(task: Task, steps: Steps, working: Sense, failed: Sense, immediate: bo
 
 
 def _cleared(unit: LogicalUnit) -> Steps:
-    op = UNMAP if unit.thin else ZERO
     for at in range(0, unit.device.size, _CLEAR):
         unit.medium.progress = (at << 16) // unit.device.size
-        yield unit, [(op, at, min(_CLEAR, unit.device.size - at), None, False)]
+        yield unit, [(UNMAP, at, min(_CLEAR, unit.device.size - at), None, False)]
     yield unit, [(FLUSH, 0, 0, None, False)]
 
 

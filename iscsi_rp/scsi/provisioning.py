@@ -35,7 +35,7 @@ def write_same(task: Task) -> None:
     if blocks > unit.limits.write_same_blocks:
         raise invalid_field(length_at(task.cdb))
     no_data = bool(flags & _NDOB) and task.cdb[0] == 0x93
-    if flags & _ANCHOR or (flags & _UNMAP and not unit.thin) or (flags & _NDOB and not no_data):
+    if flags & _ANCHOR or (flags & _NDOB and not no_data):
         raise invalid_field(1)
     sent = bytes(block) if no_data else task.data
     if len(sent) != block:
@@ -75,8 +75,8 @@ def _repeated(task: Task, sent: bytes, offset: int, length: int) -> Steps:
 def unmap(task: Task) -> None:
     """UNMAP (SBC-4 5.34): a list of 16-byte descriptors behind 8 bytes of header."""
     unit, block = task.unit, task.unit.device.block_size
-    if not unit.thin or task.cdb[1]:
-        raise invalid_field(1 if unit.thin else 0)
+    if task.cdb[1]:
+        raise invalid_field(1)
     data = task.parameters(uint(task.cdb, 7, 2))
     if not data:
         return task.good()
