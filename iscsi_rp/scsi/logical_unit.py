@@ -74,7 +74,9 @@ class Limits(NamedTuple):
 
 
 class LogicalUnit:
-    """One disk. Several targets and any number of nexuses may share it."""
+    """One disk of one target, for any number of nexuses. (With a second target there would be two target ports
+    of each relative identifier, and reservations know a nexus by that and its initiator port: `Registrant`.)
+    """
 
     def __init__(
         self,
