@@ -25,7 +25,7 @@ def show(site: Site, as_json: bool) -> None:
 @access.command("set")
 @click.option("--mode", type=click.Choice([mode.value for mode in AccessMode]), help="Who may log in.")
 @chap_options
-@click.option("--no-chap", is_flag=True, help="Discovery needs no authentication.")
+@click.option("--no-chap", is_flag=True, help="Discovery has no user of its own.")
 @yes_option
 @json_option
 @pass_site
@@ -64,7 +64,10 @@ def _show(rules: AccessRules, as_json: bool) -> None:
     print_facts(
         [
             ("mode", rules.mode),
-            ("discovery", f"CHAP, user {chap}" if chap else "without authentication"),
+            (
+                "discovery",
+                f"CHAP, user {chap}" if chap else "without authentication, or by the initiator's own CHAP",
+            ),
             ("user of the array", rules.discovery_mutual_user),
         ]
     )

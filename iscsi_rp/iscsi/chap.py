@@ -47,13 +47,20 @@ class Authentication:
     the login is over.
     """
 
-    def __init__(self, access: InitiatorAccess, random_bytes: Callable[[int], bytes]) -> None:
+    def __init__(
+        self, access: InitiatorAccess, random_bytes: Callable[[int], bytes], *, required: bool = True
+    ) -> None:
+        """Not `required`: the initiator, which has credentials, may do without a proof."""
         self._access, self._random_bytes = access, random_bytes
+        if access.chap is None:
+            self._methods = ["None"]
+        else:
+            self._methods = ["CHAP"] if required else ["CHAP", "None"]
         self._offered = False
         self._algorithm: _Algorithm | None = None
         self._identifier = 0
         self._challenge = b""
-        self.passed = access.chap is None
+        self.passed = "None" in self._methods
         "The initiator may leave the security stage."
         self.title = "none"
         'How it was done: "none", "CHAP MD5", "CHAP SHA-256, mutual".'
@@ -73,9 +80,11 @@ class Authentication:
         raise AuthenticationError("The keys of the authentication are out of order.")
 
     def _choose_method(self, offered: list[str]) -> Pairs:
-        method = "None" if self._access.chap is None else "CHAP"
-        if method not in offered:
+        """The first of the initiator's list that may be (RFC 7143 6.2.1)."""
+        method = next((method for method in offered if method in self._methods), None)
+        if method is None:
             raise AuthenticationError("No common authentication method.")
+        self.passed = method == "None"
         return [("AuthMethod", method)]
 
     def _send_challenge(self, offered: list[str]) -> Pairs:

@@ -216,15 +216,19 @@ class Login:
         access = self.node.access.of(self.initiator)
         if access is None:
             raise LoginRefusedError(AUTHORIZATION_FAILURE, "The initiator is not listed.")
-        if kind == "Discovery":
-            access = self.node.access.discovery
-        else:
+        discovery = self.node.access.discovery
+        # Without a user for discovery an initiator may prove itself as it does to its target, or not at all.
+        required = kind == "Normal" or discovery.chap is not None
+        if kind == "Normal":
             self.target = self._target(pairs)
+        elif discovery.chap is not None:
+            access = discovery
         if self.tsih:
             self._refuse_connection()
-        if stage == OPERATIONAL and access.chap is not None:
+        authentication = Authentication(access, self.node.random_bytes, required=required)
+        if stage == OPERATIONAL and not authentication.passed:
             raise LoginRefusedError(AUTHENTICATION_FAILURE, "The initiator must prove who it is.")
-        return Authentication(access, self.node.random_bytes)
+        return authentication
 
     def _target(self, pairs: dict[str, str]) -> Target:
         if "TargetName" not in pairs:

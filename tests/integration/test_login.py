@@ -28,6 +28,11 @@ BOTH_WAYS: Final = Access(True, {HOST: InitiatorAccess(CHAP, MUTUAL)})
 Run: TypeAlias = Callable[..., Awaitable[tuple[int, str]]]
 
 
+def proven_by(secret: str) -> dict[str, str]:
+    """The environment in which libiscsi wants the target to prove itself."""
+    return {"LIBISCSI_CHAP_TARGET_USERNAME": "array", "LIBISCSI_CHAP_TARGET_PASSWORD": secret}
+
+
 def unit(lun: int) -> LogicalUnit:
     naa = bytes.fromhex("600140500000000000000000000000") + bytes([lun])
     return LogicalUnit(MemoryDevice(1 << 20), Identity(naa, f"test-{lun}", product=f"DISK-{lun}"))
@@ -91,8 +96,7 @@ def test_the_target_proves_itself() -> None:
         asked(
             BOTH_WAYS,
             f"iscsi://{PROVEN}PORTAL/{IQN}/0",
-            LIBISCSI_CHAP_TARGET_USERNAME="array",
-            LIBISCSI_CHAP_TARGET_PASSWORD=secret,
+            **proven_by(secret),
         )[0]
         for secret in (TARGET_SECRET, TARGET_SECRET + "x")
     )
@@ -141,3 +145,18 @@ def test_discovery_may_ask_for_a_proof() -> None:
             assert (IQN in listed) == found, listed
 
     serve(Access(discovery=InitiatorAccess(Chap("finder", TARGET_SECRET.encode()))), script)
+
+
+def test_discovery_without_a_user_takes_the_initiators_own() -> None:
+    async def script(_: IscsiServer, portal: str, run: Run) -> None:
+        for user, environment, found in (
+            ("", {}, True),
+            (PROVEN, {}, True),
+            (f"host%{SECRET}x@", {}, False),
+            (PROVEN, proven_by(TARGET_SECRET), True),
+            (PROVEN, proven_by(TARGET_SECRET + "x"), False),
+        ):
+            listed = (await run("iscsi-ls", "-i", HOST, f"iscsi://{user}{portal}", **environment))[1]
+            assert (IQN in listed) == found, (user, environment, listed)
+
+    serve(BOTH_WAYS, script)

@@ -94,7 +94,8 @@ def test_a_response_to_another_challenge_is_refused() -> None:
     assert answer.status == 0x0201
 
 
-def test_no_way_around() -> None:
+@pytest.mark.parametrize("access", [ONE_WAY, BOTH_WAYS])
+def test_no_way_around(access: Access) -> None:
     """The operational stage, a stage's end without a proof, another method: all are refused."""
     for keys, flags in (
         (NAMES, OPERATIONAL_TO_FULL),
@@ -106,10 +107,10 @@ def test_no_way_around() -> None:
         ({**NAMES, "CHAP_A": "7"}, SECURITY_STAYS),
         ({**NAMES, "CHAP_N": "host", "CHAP_R": "0x00"}, SECURITY_STAYS),
     ):
-        host = Host(a_node(ONE_WAY))
+        host = Host(a_node(access))
         assert host.say(keys, flags).status == 0x0201, keys
         assert not host.login.done
-    host = Host(a_node(ONE_WAY))
+    host = Host(a_node(access))
     answer = host.say({**NAMES, "AuthMethod": "CHAP"}, SECURITY_TO_FULL)
     assert (answer.status, answer.flags, answer.keys["AuthMethod"]) == (0, 0, "CHAP")
     assert host.say({"CHAP_A": "1,2"}).status == 0x0201
@@ -144,6 +145,36 @@ def test_discovery_has_credentials_of_its_own() -> None:
         challenge = host.challenged(names=DISCOVERY)
         proof = {"CHAP_N": user, "CHAP_R": response(challenge, secret, "7")}
         assert host.say(proof, SECURITY_TO_FULL).status == status
+
+
+@pytest.mark.parametrize("offer", ["CHAP", "CHAP,None"])
+@pytest.mark.parametrize(("user", "status"), [("host", 0), ("array", 0x0201)])
+def test_discovery_without_credentials_takes_those_of_the_initiator(
+    offer: str, user: str, status: int
+) -> None:
+    host = Host(a_node(BOTH_WAYS))
+    assert host.say({**DISCOVERY, "AuthMethod": offer}).keys["AuthMethod"] == "CHAP"
+    challenge = host.say({"CHAP_A": "7"}).keys
+    answer = host.say(
+        {"CHAP_N": user, "CHAP_R": response(challenge, SECRET, "7"), **THEIRS}, SECURITY_TO_FULL
+    )
+    assert answer.status == status
+    assert host.login.done == (status == 0)
+    if host.login.done:
+        assert answer.keys["CHAP_R"] == response(THEIRS, OTHER_SECRET, "7")
+        assert host.login.auth == "CHAP SHA-256, mutual"
+
+
+def test_discovery_without_credentials_needs_no_proof_until_one_is_agreed_on() -> None:
+    assert Host(a_node(ONE_WAY)).say(DISCOVERY, OPERATIONAL_TO_FULL).status == 0x0201
+    assert Host(a_node(BOTH_WAYS)).say(DISCOVERY, OPERATIONAL_TO_FULL).status == 0
+    host = Host(a_node(BOTH_WAYS))
+    assert host.say({**DISCOVERY, "AuthMethod": "None,CHAP"}).keys["AuthMethod"] == "None"
+    assert host.say(b"", SECURITY_TO_FULL).status == 0
+    assert (host.login.done, host.login.auth) == (True, "none")
+    host = Host(a_node(BOTH_WAYS))
+    host.challenged(names=DISCOVERY)
+    assert host.say(b"", SECURITY_TO_FULL).status == 0x0201
 
 
 def test_we_prove_ourselves_to_who_asks() -> None:
