@@ -74,8 +74,8 @@ class Limits(NamedTuple):
 
 
 class LogicalUnit:
-    """One disk of one target, for any number of nexuses. (With a second target there would be two target ports
-    of each relative identifier, and reservations know a nexus by that and its initiator port: `Registrant`.)
+    """One disk of one target, for any number of nexuses. (A second target would have ports with the same
+    relative identifiers, and reservations know a nexus by that and its initiator port: `Registrant`.)
     """
 
     def __init__(
