@@ -11,12 +11,12 @@ from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import ProtectedGroup, Protection
 from iscsi_rp.array.space import SpaceWatch
-from iscsi_rp.array.status import array_alerts, session_model, splitter_status
+from iscsi_rp.array.status import array_alerts, refused_model, session_model, splitter_status
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import create_file
 from iscsi_rp.control.app import no_such
 from iscsi_rp.control.jobs import Jobs, Progress
-from iscsi_rp.control.latency import Latencies, SessionLatency, VolumeLatency
+from iscsi_rp.control.latency import InitiatorLatency, Latencies, SessionLatency, VolumeLatency
 from iscsi_rp.control.models import (
     ArrayStatus,
     Job,
@@ -228,7 +228,11 @@ class Service:
                         writes=list(writes),
                     )
                 )
-        return Latencies(volumes=volumes, sessions=sessions)
+        initiators = [
+            InitiatorLatency(initiator=name, reads=list(reads), writes=list(writes))
+            for name, (reads, writes) in self._server.latency_by_initiator().items()
+        ]
+        return Latencies(volumes=volumes, sessions=sessions, initiators=initiators)
 
     async def status(self) -> ArrayStatus:
         return ArrayStatus(
@@ -239,6 +243,7 @@ class Service:
             volumes=await self.list_volumes(),
             groups=[splitter_status(group, self._protection) for group in self._protection.groups.values()],
             sessions=await self.list_sessions(),
+            refused_logins=refused_model(self._server.logins),
             alerts=[*array_alerts(self._volumes.values(), self._protection), *self._space.alerts()],
         )
 

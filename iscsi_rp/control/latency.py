@@ -28,9 +28,17 @@ class SessionLatency(Latency):
     volume: str
 
 
+class InitiatorLatency(Latency):
+    """Of all commands of an initiator since the array started."""
+
+    initiator: str
+    'Or "other": all but the first 64 that used a LUN. Initiators do not choose how many there are.'
+
+
 class Latencies(Answer):
     volumes: list[VolumeLatency]
     sessions: list[SessionLatency]
+    initiators: list[InitiatorLatency]
 
 
 def quantile_us(counts: list[int], part: float) -> int | None:

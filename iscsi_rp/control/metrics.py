@@ -19,8 +19,6 @@ from iscsi_rp.control.models import (
 )
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
-MAX_INITIATORS: Final = 64
-"With figures of their own."
 BUCKETS_AT: Final = range(4, 25)
 "Powers of two of microseconds: from 16 µs to 17 s."
 
@@ -28,6 +26,12 @@ BUCKETS_AT: Final = range(4, 25)
 def array_metrics(status: ArrayStatus, latencies: Latencies) -> bytes:
     def families() -> Iterator[Metric]:
         yield _gauge("array_sessions", "Sessions of initiators", [], [((), len(status.sessions))])
+        refused = CounterMetricFamily(
+            "iscsi_rp_array_logins_refused", "Logins refused since the array started", labels=["reason"]
+        )
+        for reason, number in status.refused_logins.by_reason.items():
+            refused.add_metric([reason], number)
+        yield refused
         yield _gauge("array_alerts", "Alerts that are not over", [], [((), len(status.alerts))])
         yield _gauge(
             "volume_size_bytes",
@@ -67,28 +71,10 @@ def _commands(latencies: Latencies) -> Iterator[Metric]:
     for volume in latencies.volumes:
         _add_latency(volumes, volume.volume, volume)
     yield volumes
-    initiators = _histogram("initiator", "an initiator's present sessions")
-    for initiator, total in _by_initiator(latencies).items():
-        _add_latency(initiators, initiator, total)
+    initiators = _histogram("initiator", "an initiator")
+    for initiator in latencies.initiators:
+        _add_latency(initiators, initiator.initiator, initiator)
     yield initiators
-
-
-def _by_initiator(latencies: Latencies) -> dict[str, Latency]:
-    """The busiest by their names, all others as one: initiators do not choose how many labels there are."""
-    parts: dict[str, list[Latency]] = {}
-    for each in latencies.sessions:
-        parts.setdefault(each.initiator, []).append(each)
-    busiest = sorted(parts, key=lambda name: -sum(sum(each.reads + each.writes) for each in parts[name]))
-    for name in busiest[MAX_INITIATORS:]:
-        parts.setdefault("other", []).extend(parts.pop(name))
-    return {
-        name: Latency(reads=_added([e.reads for e in some]), writes=_added([e.writes for e in some]))
-        for name, some in parts.items()
-    }
-
-
-def _added(histograms: list[list[int]]) -> list[int]:
-    return [sum(counts) for counts in zip(*histograms, strict=True)]
 
 
 def _histogram(of: str, text: str) -> HistogramMetricFamily:

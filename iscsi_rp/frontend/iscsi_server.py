@@ -14,7 +14,7 @@ from iscsi_rp.errors import ConfigError, ConflictError, NotFoundError
 from iscsi_rp.frontend import heap
 from iscsi_rp.frontend.iscsi_stream import Stream, portal_name
 from iscsi_rp.frontend.iscsi_streams import Streams
-from iscsi_rp.frontend.status import SessionStatus, latency_of, status_of
+from iscsi_rp.frontend.status import SessionStatus, latency_by_initiator, latency_of, status_of
 from iscsi_rp.iscsi import Access, Node, Session
 from iscsi_rp.iscsi.budget import ALL_HELD_BYTES, Budget
 from iscsi_rp.iscsi.latency import Histogram
@@ -50,6 +50,7 @@ class IscsiServer:
         self._node = Node()
         self._shared = Shared(time.monotonic_ns, Budget(ALL_HELD_BYTES, loop.call_soon))
         self._streams = Streams(self._node, self._shared)
+        self.logins = self._streams.logins
         self._servers: list[asyncio.Server] = []
         self._ticking: asyncio.TimerHandle | None = None
 
@@ -112,6 +113,12 @@ class IscsiServer:
         """How long the commands of all initiators to a logical unit took, since it is served."""
         return latency_of(unit, self._shared, self._node.sessions())
 
+    def latency_by_initiator(self) -> dict[str, Histogram]:
+        """How long the commands of initiators took, since the front end is there: of the first that came by
+        their names, of all others as `other`.
+        """
+        return latency_by_initiator(self._shared, self._node.sessions())
+
     async def disconnect(self, session_id: int, *, grace_s: float = 10.0) -> None:
         """Ask the initiator of a session to log out, and drop it if it does not. Nothing keeps it from
         coming back. Raises `NoSuchSessionError`.
@@ -165,6 +172,7 @@ class IscsiServer:
     def _tick(self) -> None:
         for stream in self._streams.all():
             stream.tick()
+        self.logins.tick()
         heap.give_back()
         self._ticking = asyncio.get_running_loop().call_later(TICK_S, self._tick)
 

@@ -70,3 +70,10 @@ def latency_of(unit: LogicalUnit, shared: Shared, sessions: Iterable[Session]) -
         if unit in session.latencies:
             total.add(session.latencies[unit])
     return total.histogram()
+
+
+def latency_by_initiator(shared: Shared, sessions: Iterable[Session]) -> dict[str, Histogram]:
+    """Of all sessions, those that are over included."""
+    return shared.by_initiator.histograms(
+        (session.nexus.initiator, latency) for session in sessions for latency in session.latencies.values()
+    )

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Final, NamedTuple
 
 BUCKETS: Final = 32
 "The last one counts whatever took longer than the others say."
 _COUNTED: Final = 64
 "Microseconds of a 63-bit count of nanoseconds have fewer bits: counting needs no check."
+
+INITIATORS: Final = 64
+"With counts of their own."
+OTHERS: Final = "other"
 
 
 class Histogram(NamedTuple):
@@ -36,6 +41,34 @@ class Latency:
         _, writes, reads, both = self.counts
         moved = [one + two for one, two in zip(reads, both, strict=True)]
         return Histogram(_shown(moved), _shown(writes))
+
+
+class ByInitiator:
+    """What initiators have counted in the sessions that are over: the first that come by their names, all
+    others as one. So they do not choose how much is remembered, and no count ever falls.
+    """
+
+    def __init__(self) -> None:
+        self._past: dict[str, Latency] = {}
+
+    def meet(self, initiator: str) -> None:
+        """A session of `initiator` begins to count."""
+        if len(self._past) < INITIATORS:
+            self._past.setdefault(initiator, Latency())
+
+    def add(self, initiator: str, latency: Latency) -> None:
+        """A session of `initiator` is over."""
+        self._past.setdefault(self._name(initiator), Latency()).add(latency)
+
+    def histograms(self, present: Iterable[tuple[str, Latency]]) -> dict[str, Histogram]:
+        """With what the sessions that are not over have counted, by initiator or `OTHERS`."""
+        totals: dict[str, Latency] = {}
+        for initiator, latency in (*self._past.items(), *present):
+            totals.setdefault(self._name(initiator), Latency()).add(latency)
+        return {name: total.histogram() for name, total in totals.items()}
+
+    def _name(self, initiator: str) -> str:
+        return initiator if initiator in self._past else OTHERS
 
 
 def _shown(counts: list[int]) -> tuple[int, ...]:

@@ -73,6 +73,8 @@ class Session(Tasks):
         self.parameters = login.parameters
         self.since_ns = shared.clock()
         self.node = login.node
+        self.logged_out = False
+        "By the initiator itself."
         self.functions = 0
         "Task management functions that wait for commands to end."
         self._transfers = Transfers(shared.budget)
@@ -340,6 +342,7 @@ class Session(Tasks):
         shared.by_nexus.pop(self.nexus, None)
         for unit, latency in self.latencies.items():
             shared.past.setdefault(unit, Latency()).add(latency)
+            shared.by_initiator.add(self.nexus.initiator, latency)
             unit.nexus_lost(self.nexus)
 
     def _release(self, completions: Sequence[Completion]) -> None:
@@ -378,6 +381,7 @@ class Session(Tasks):
 
         def done() -> None:
             self.answer(partial(logout_response, header.itt, 0))
+            self.logged_out = True
             self.close()
 
         if self._gathered:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from iscsi_rp.iscsi.budget import Budget
-from iscsi_rp.iscsi.latency import Latency
+from iscsi_rp.iscsi.latency import ByInitiator, Latency
 from iscsi_rp.scsi import LogicalUnit, Nexus
 
 if TYPE_CHECKING:
@@ -29,3 +29,4 @@ class Shared:
     by_nexus: dict[Nexus, Session] = field(default_factory=dict)
     past: WeakKeyDictionary[LogicalUnit, Latency] = field(default_factory=WeakKeyDictionary)
     "The latencies of each logical unit, of the sessions that are over."
+    by_initiator: ByInitiator = field(default_factory=ByInitiator)

@@ -126,6 +126,7 @@ class Tasks(Answers):
                 unit.submit(self.nexus, commands, self._done.get(unit) or self._meet(unit))
 
     def _meet(self, unit: LogicalUnit) -> CommandsDone:
+        self._shared.by_initiator.meet(self.nexus.initiator)
         latency = self.latencies[unit] = Latency()
         done = self._done[unit] = partial(self._ended, latency.counts)
         return done

@@ -240,4 +240,6 @@ def test_a_session_is_disconnected(stack: Stack) -> None:
     assert stack.array_api.list_sessions() == []
     with pytest.raises(NotFoundError):
         stack.array_api.disconnect(session.id)
-    assert sum(stack.array_api.latencies().volumes[0].reads) == 1
+    latencies = stack.array_api.latencies()
+    assert sum(latencies.volumes[0].reads) == 1
+    assert [(each.initiator, sum(each.reads)) for each in latencies.initiators] == [(HOST, 1)]

@@ -14,7 +14,7 @@ from iscsi_rp.control.access_models import (
     Lun,
 )
 from iscsi_rp.control.app import no_such
-from iscsi_rp.control.latency import Latencies, SessionLatency, VolumeLatency
+from iscsi_rp.control.latency import InitiatorLatency, Latencies, SessionLatency, VolumeLatency
 from iscsi_rp.control.models import (
     Alert,
     ApplianceStatus,
@@ -208,6 +208,7 @@ class MemoryArray:
                 SessionLatency(session=n, initiator=HOST, lun=3, volume="data", reads=reads, writes=writes)
                 for n in self.session_ids
             ],
+            initiators=[InitiatorLatency(initiator=HOST, reads=reads, writes=writes)],
         )
 
     async def change_volume(self, name: str, request: VolumeChange) -> Volume:

@@ -272,10 +272,12 @@ def test_status_tells_who_is_there_and_how_fast() -> None:
         assert (status.auth, status.digests, status.commands, status.bytes_read) == ("none", "none", 2, 512)
         assert status.isid == 0x400001370001
         assert sum(status.latency[5].reads) == 1
+        assert server.latency_by_initiator() == {status.initiator: status.latency[5]}
         writer.transport.abort()
         while server.sessions():
             await asyncio.sleep(0.01)
         assert server.latency(disk) == status.latency[5]
+        assert server.latency_by_initiator() == {status.initiator: status.latency[5]}
         await server.close(0.1)
 
     asyncio.run(main())

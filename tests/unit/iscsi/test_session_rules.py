@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from iscsi_rp.block import MemoryDevice
 from iscsi_rp.iscsi.budget import OWN_BYTES, Budget
 from iscsi_rp.iscsi.connection import Connection
-from iscsi_rp.iscsi.latency import BUCKETS, Latency
+from iscsi_rp.iscsi.latency import BUCKETS, INITIATORS, OTHERS, ByInitiator, Latency
 from iscsi_rp.iscsi.login import WINDOW
 from iscsi_rp.iscsi.pdu import HEADER, LOGOUT_REQUESTED, Header, RejectedError, extended_cdb
 from iscsi_rp.iscsi.session import Session
@@ -289,6 +289,25 @@ def test_latencies_are_counted_by_power_of_two_and_outlive_the_session() -> None
     assert {n: count for n, count in enumerate(live.writes) if count} == {11: 1, BUCKETS - 1: 1}
     link.connection.close()
     assert shared.past[unit].histogram() == live
+
+
+def test_counts_of_an_initiator_never_fall_and_the_number_of_initiators_has_a_limit() -> None:
+    by_initiator = ByInitiator()
+    present: list[tuple[str, Latency]] = []
+    seen: dict[str, int] = {}
+    for n in range(2 * (INITIATORS + 36)):
+        initiator = f"i{n % (INITIATORS + 36)}"
+        by_initiator.meet(initiator)
+        latency = Latency()
+        latency.counts[2][5] = 1 + n
+        present.append((initiator, latency))
+        if n % 3:
+            by_initiator.add(*present.pop(n % len(present)))
+        totals = {name: each.reads[5] for name, each in by_initiator.histograms(present).items()}
+        assert all(totals[name] >= count for name, count in seen.items())
+        assert sum(totals.values()) == sum(range(n + 2))
+        seen = totals
+    assert seen.keys() == {f"i{n}" for n in range(INITIATORS)} | {OTHERS}
 
 
 def test_latencies_add_up() -> None:
