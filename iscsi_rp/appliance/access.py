@@ -11,6 +11,7 @@ from iscsi_rp.appliance.access_log import AccessLog
 from iscsi_rp.appliance.group import ACCESS, ACCESS_LOG_SHARE, Group
 from iscsi_rp.appliance.image import ImageDevice
 from iscsi_rp.control.models import ImageAccess, ImageLun
+from iscsi_rp.control.runtime import later
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.scsi import Identity, LogicalUnit
 
@@ -65,7 +66,7 @@ class Access:
             self._devices.append(device)
             serial = uuid5(_IMAGE_SPACE, each.volume_uuid).hex
             identity = Identity(bytes.fromhex(image_naa(each.volume_uuid)), serial, product="IMAGE")
-            units[each.index] = LogicalUnit(device, identity)
+            units[each.index] = LogicalUnit(device, identity, later=later)
         self._server.add_target(self.iqn, units)
 
     def _read(self, volume: int, offset: int, length: int) -> bytes:

@@ -13,6 +13,7 @@ from iscsi_rp.array.access_tables import AccessTables
 from iscsi_rp.control.database import Database
 from iscsi_rp.control.models import Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
+from iscsi_rp.scsi.medium import Work
 
 MAX_LUNS: Final = 256
 "LUNs of one target: single level addressing by peripheral device (SAM-5 4.7.7.2)."
@@ -46,7 +47,8 @@ CREATE TABLE shown_lun (
     volume_uuid TEXT NOT NULL REFERENCES volume ON DELETE CASCADE,
     PRIMARY KEY (initiator, lun), UNIQUE (initiator, volume_uuid));
 """
-_STEPS: Final = (_VOLUMES_AND_ATTACHMENTS, _PROCESSORS_AND_ACCESS)
+_UNFINISHED_WORK: Final = "ALTER TABLE volume ADD COLUMN unfinished TEXT"
+_STEPS: Final = (_VOLUMES_AND_ATTACHMENTS, _PROCESSORS_AND_ACCESS, _UNFINISHED_WORK)
 
 
 def naa_of(uuid: str) -> str:
@@ -75,6 +77,8 @@ class VolumeRow:
     "A resize that was begun: the store has this size, or will have it soon."
     sweep_needed: bool = False
     "Its dirty map cannot be trusted: only a full sweep finds what differs from the copy."
+    unfinished: Work | None = None
+    "Formatting or sanitizing that was begun and has not ended well."
 
     @property
     def naa(self) -> str:
@@ -132,7 +136,7 @@ class Catalogue:
         with self._database.transaction() as db:
             rows = db.execute(
                 "SELECT uuid, name, lun, kind, path, size_bytes, block_size, physical_block_size, owner,"
-                " registrations, growing_to_bytes, sweep_needed FROM volume ORDER BY lun"
+                " registrations, growing_to_bytes, sweep_needed, unfinished FROM volume ORDER BY lun"
             ).fetchall()
         return [_volume(*row) for row in rows]
 
@@ -189,6 +193,9 @@ class Catalogue:
 
     def set_registrations(self, uuid: str, registrations: bytes) -> None:
         self._set_volume(uuid, "registrations = ?", registrations)
+
+    def set_unfinished(self, uuid: str, work: Work | None) -> None:
+        self._set_volume(uuid, "unfinished = ?", work)
 
     def begin_growing(self, uuid: str, size_bytes: int) -> None:
         """Before its store grows."""
@@ -274,6 +281,7 @@ def _volume(
     registrations: bytes,
     growing_to_bytes: int | None,
     sweep_needed: int,
+    unfinished: str | None,
 ) -> VolumeRow:
     return VolumeRow(
         uuid,
@@ -288,6 +296,7 @@ def _volume(
         registrations,
         growing_to_bytes,
         bool(sweep_needed),
+        None if unfinished is None else Work(unfinished),
     )
 
 

@@ -9,9 +9,9 @@ import structlog
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import Protection
-from iscsi_rp.array.registrations import RegistrationKeeper
 from iscsi_rp.array.service import Service
 from iscsi_rp.array.space import SpaceWatch
+from iscsi_rp.array.unit_keeper import UnitKeeper
 from iscsi_rp.array.volumes import ServedVolume, finish_growing
 from iscsi_rp.control.array_api import array_app
 from iscsi_rp.control.config import Config
@@ -37,11 +37,12 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         stack.callback(catalogue.close)
         catalogue.count_restart()
         finish_growing(catalogue)
-        keeper = RegistrationKeeper(catalogue)
+        keeper = UnitKeeper(catalogue)
         stack.push_async_callback(keeper.drain)
 
         def serve(row: VolumeRow) -> ServedVolume:
-            return ServedVolume(row, state / "maps", config.array.processors, keeper.saver(row.uuid))
+            save, note = keeper.saver(row.uuid), keeper.noter(row.uuid)
+            return ServedVolume(row, state / "maps", config.array.processors, save, note)
 
         volumes = {row.uuid: serve(row) for row in catalogue.volumes()}
 

@@ -11,10 +11,12 @@ from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.stack import Joint
 from iscsi_rp.block import FileDevice, MemoryDevice, StoreSizeError, grow_file
 from iscsi_rp.control.models import Processor, Volume, VolumeKind, VolumeState
+from iscsi_rp.control.runtime import later
 from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi import Identity, LogicalUnit
 from iscsi_rp.scsi.alua import PortGroups
+from iscsi_rp.scsi.medium import Note
 from iscsi_rp.scsi.persistent_format import RegistrationsFormatError, decode
 from iscsi_rp.scsi.reservations import Save
 
@@ -71,9 +73,10 @@ class ServedVolume:
         maps: Path,
         processors: Sequence[Processor] = (Processor.A,),
         save: Save | None = None,
+        note: Note | None = None,
     ) -> None:
         """Opens the store; where that fails the volume is offline, and `error` says why. `processors` are
-        those that have portals; `save` keeps the persistent reservations.
+        those that have portals; `save` keeps the persistent reservations, `note` what is half formatted.
         """
         self.row = row
         self.error: str | None = None
@@ -92,14 +95,14 @@ class ServedVolume:
                 self._go_offline(error.message)
         self.joint = Joint(self.store)
         self._processors = processors
-        self.unit = self._logical_unit(row, save)
+        self.unit = self._logical_unit(row, save, note)
         self._maps = maps
 
     def _go_offline(self, reason: str) -> None:
         self.error = reason
         self.store = OfflineDevice(self.row.size_bytes, self.row.block_size, reason)
 
-    def _logical_unit(self, row: VolumeRow, save: Save | None) -> LogicalUnit:
+    def _logical_unit(self, row: VolumeRow, save: Save | None, note: Note | None) -> LogicalUnit:
         groups = [processor.portal_group for processor in self._processors]
         owner = row.owner if row.owner in self._processors else self._processors[0]
         return LogicalUnit(
@@ -109,6 +112,9 @@ class ServedVolume:
             port_groups=PortGroups({group: (group,) for group in groups}, owner.portal_group),
             registrations=row.registrations,
             save=save,
+            unfinished=row.unfinished,
+            note=note,
+            later=later,
         )
 
     @property

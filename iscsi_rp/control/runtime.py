@@ -1,4 +1,4 @@
-"""What both daemons do with the interpreter and the process before they serve."""
+"""The process and the loop of both daemons."""
 
 import asyncio
 import os
@@ -16,6 +16,7 @@ OPEN_FILES: Final = 65536
 LOOK_AGAIN_S: Final = 150e-6
 "A loop that has just had work looks for more for so long before it sleeps."
 JUST_S: Final = 1e-3
+LATER_S: Final = 0.05
 
 
 class EagerSelector(selectors.EpollSelector):
@@ -60,6 +61,11 @@ def run_daemon(config: Config, run: Callable[[Config, asyncio.Event], Awaitable[
     with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(EagerSelector())) as runner:
         runner.run(until_signal())
     return 0
+
+
+def later(then: Callable[[], None]) -> None:
+    """Call `then` after a moment: what a device was too busy for is tried again."""
+    asyncio.get_running_loop().call_later(LATER_S, then)
 
 
 def _raise_open_files() -> None:

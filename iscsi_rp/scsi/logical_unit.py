@@ -19,7 +19,7 @@ from iscsi_rp.scsi.copy import Copies
 from iscsi_rp.scsi.holds import Holds
 from iscsi_rp.scsi.identity import Identity
 from iscsi_rp.scsi.log import READ_ERRORS, WRITE_ERRORS, ErrorCounters
-from iscsi_rp.scsi.medium import Medium
+from iscsi_rp.scsi.medium import Medium, Note, Work
 from iscsi_rp.scsi.mode import ModePages
 from iscsi_rp.scsi.opcodes import WITH_SERVICE_ACTION, Opcode, find
 from iscsi_rp.scsi.persistent import Registrant
@@ -41,6 +41,7 @@ from iscsi_rp.scsi.sense import (
     ReservationConflict,
     Sense,
 )
+from iscsi_rp.scsi.steps import Later
 from iscsi_rp.scsi.task import Command, CommandsDone, Completion, Nexus, Task, failure
 
 TRANSFER_BYTES: Final = 8 << 20
@@ -87,15 +88,22 @@ class LogicalUnit:
         port_groups: PortGroups | None = None,
         registrations: bytes = b"",
         save: Save | None = None,
+        unfinished: Work | None = None,
+        note: Note | None = None,
+        later: Later | None = None,
     ) -> None:
         """`physical_block_size` in bytes: with a device of 512-byte blocks 4096 makes a 512e disk and 512 a
         512n one. `port_groups`: None is one group. `registrations` is what `save` was last given; without
-        `save` persistent reservations do not survive a loss of power. Raises `RegistrationsFormatError`."""
+        `save` persistent reservations do not survive a loss of power. `unfinished` is what `note` was last
+        given; without `note` a restart forgets that formatting or sanitizing was begun. Without `later` these
+        fail when the device is busy. Raises `RegistrationsFormatError`.
+        """
         block = device.block_size
         self.device, self.identity = device, identity
         self.holds = Holds(device)
         self.copies = Copies()
-        self.medium = Medium()
+        self.medium = Medium(unfinished, note)
+        self.later = later
         self.mode = ModePages()
         self.errors = ErrorCounters()
         self.size_blocks = device.size // block

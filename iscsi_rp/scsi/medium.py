@@ -2,17 +2,19 @@
 
 Formatting and sanitizing go over all blocks in chunks, through the device as every write. Meanwhile, and
 after a failure, commands that need the medium are refused, so nothing is held. Neither abort nor reset ends
-it (SBC-4 4.11.3): an aborted command ends, its work goes on. The end of the process does, and it is not taken
-up again.
+it (SBC-4 4.11.3): an aborted command ends, its work goes on. The end of the process breaks it off, which is a
+failure as any other: before the first block is touched it is noted, durably, what is begun, and the note is
+taken away before the medium is ready again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Final
+from enum import StrEnum
+from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
-from iscsi_rp.device import FLUSH, UNMAP, WRITE
+from iscsi_rp.device import FLUSH, READ, UNMAP, WRITE, BusyError, NotReadyError, Result
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.access import PortState, Reserved
 from iscsi_rp.scsi.cdb import uint
@@ -34,11 +36,30 @@ _CHUNK: Final = 1 << 20
 _CLEAR: Final = 64 << 20
 "So much is unmapped at once."
 
-_FORMATTING: Final = Sense(0x2, 0x04, 0x04)
-_SANITIZING: Final = Sense(0x2, 0x04, 0x1B)
+
+class Work(StrEnum):
+    """What is done to all of a medium. The values are stored."""
+
+    FORMAT = "FORMAT"
+    SANITIZE = "SANITIZE"
+    SANITIZE_UNRESTRICTED = "SANITIZE_UNRESTRICTED"
+    "With AUSE: EXIT FAILURE MODE ends its failure."
+
+
+Note: TypeAlias = Callable[[Work | None, Callable[[Error | None], None]], None]
+"Makes durable what is unfinished, if anything; then calls back on the loop, with the error if it could not."
+
+_WORKING: Final = {
+    Work.FORMAT: Sense(0x2, 0x04, 0x04),
+    Work.SANITIZE: Sense(0x2, 0x04, 0x1B),
+    Work.SANITIZE_UNRESTRICTED: Sense(0x2, 0x04, 0x1B),
+}
+_FAILED: Final = {
+    Work.FORMAT: Sense(0x3, 0x31, 0x01),
+    Work.SANITIZE: Sense(0x3, 0x31, 0x03),
+    Work.SANITIZE_UNRESTRICTED: Sense(0x3, 0x31, 0x03),
+}
 _STOPPED: Final = Sense(0x2, 0x04, 0x02)
-_FORMAT_FAILED: Final = Sense(0x3, 0x31, 0x01)
-_SANITIZE_FAILED: Final = Sense(0x3, 0x31, 0x03)
 
 _FORMAT_UNIT, _START_STOP_UNIT, _PREVENT_ALLOW, _SANITIZE = 0x04, 0x1B, 0x1E, 0x48
 OVERWRITE, BLOCK_ERASE, EXIT_FAILURE_MODE = 0x01, 0x02, 0x1F
@@ -48,13 +69,13 @@ OVERWRITE, BLOCK_ERASE, EXIT_FAILURE_MODE = 0x01, 0x02, 0x1F
 class Medium:
     """What stands between commands and the medium of one logical unit."""
 
+    unfinished: Work | None = None
+    "What was begun and has not ended well, as `note` was last given. If nobody works at it, it has failed."
+    note: Note | None = None
+    "None: a restart forgets what is unfinished."
+    noting: bool = False
     stopped: bool = False
-    working: Sense | None = None
-    "Why commands are refused while the medium is formatted or sanitized."
-    failed: Sense | None = None
-    "What formatting or sanitizing ended with, and whatever needs the medium now."
-    may_exit_failure: bool = False
-    "AUSE: EXIT FAILURE MODE ends `failed`."
+    working: Work | None = None
     progress: int = 0
     "In 65,536ths."
     task: Task | None = None
@@ -64,8 +85,24 @@ class Medium:
     def sense(self) -> Sense | None:
         """Why commands that need the medium are refused, or None."""
         if self.working is not None:
-            return self.working._replace(progress=self.progress)
-        return self.failed or (_STOPPED if self.stopped else None)
+            return _WORKING[self.working]._replace(progress=self.progress)
+        if self.unfinished is not None:
+            return _FAILED[self.unfinished]
+        return _STOPPED if self.stopped else None
+
+    def take_note(self, unfinished: Work | None, then: Callable[[Error | None], None]) -> None:
+        """Call `then`, now or later: the note is durable, or with the error all is as it was."""
+
+        def noted(error: Error | None) -> None:
+            self.noting = False
+            if error is None:
+                self.unfinished = unfinished
+            then(error)
+
+        if self.note is None or unfinished == self.unfinished:
+            return noted(None)
+        self.noting = True
+        return self.note(unfinished, noted)
 
     def let_go(self, nexus: Nexus, tag: Any = None) -> None:
         """If the work was begun by this command of `nexus`, or by any, it goes on without it."""
@@ -82,7 +119,7 @@ class Medium:
         if self.working is None:
             if row.code in (_START_STOP_UNIT, _PREVENT_ALLOW):
                 return
-            if self.failed is not None and row.code in (_FORMAT_UNIT, _SANITIZE):
+            if self.unfinished is not None and row.code in (_FORMAT_UNIT, _SANITIZE):
                 return
         raise CheckCondition(sense)
 
@@ -128,7 +165,7 @@ def format_unit(task: Task) -> None:
         if header[0] or defects:
             raise invalid_parameter(0 if header[0] else 2)
         immediate = bool(header[1] & 0x02)
-    _work(task, _cleared(task.unit), _FORMATTING, _FORMAT_FAILED, immediate)
+    _work(task, _cleared(task.unit), Work.FORMAT, immediate)
 
 
 def sanitize(task: Task) -> None:
@@ -143,19 +180,32 @@ def sanitize(task: Task) -> None:
     if action == EXIT_FAILURE_MODE:
         if length:
             raise invalid_field(7)
-        if unit.medium.failed is not None and not unit.medium.may_exit_failure:
-            raise invalid_field(1)
-        unit.medium.failed = None
-        unit.review_all()
-        return task.good()
+        return _exit_failure_mode(task)
     if action == OVERWRITE:
         steps = _overwritten(unit, list(_patterns(task, length)))
     else:
         if length:
             raise invalid_field(7)
         steps = _erased(unit)
-    unit.medium.may_exit_failure = bool(cdb[1] & 0x20)
-    return _work(task, steps, _SANITIZING, _SANITIZE_FAILED, bool(cdb[1] & 0x80))
+    work = Work.SANITIZE_UNRESTRICTED if cdb[1] & 0x20 else Work.SANITIZE
+    return _work(task, steps, work, bool(cdb[1] & 0x80))
+
+
+def _exit_failure_mode(task: Task) -> None:
+    unit, medium = task.unit, task.unit.medium
+    if medium.noting:
+        raise BusyError
+    if medium.unfinished not in (None, Work.SANITIZE_UNRESTRICTED):
+        raise invalid_field(1)
+
+    def noted(error: Error | None) -> None:
+        unit.review_all()
+        if error is None:
+            task.good()
+        else:
+            task.end(error)
+
+    medium.take_note(None, noted)
 
 
 def _patterns(task: Task, length: int) -> Iterator[bytes]:
@@ -175,27 +225,55 @@ def _patterns(task: Task, length: int) -> Iterator[bytes]:
         yield inverted if data[0] & 0x80 and each % 2 else pattern
 
 
-def _work(task: Task, steps: Steps, working: Sense, failed: Sense, immediate: bool) -> None:
-    """Do `steps` while the medium is out of reach. Answered at once, or when it is over."""
+def _work(task: Task, steps: Steps, work: Work, immediate: bool) -> None:
+    """Do `steps` while the medium is out of reach. Answered when it is noted that they begin, or when they
+    are over. Raises `BusyError`.
+    """
     unit, medium = task.unit, task.unit.medium
-    medium.working, medium.failed, medium.progress = working, None, 0
+    if medium.noting:
+        raise BusyError
+    medium.working, medium.progress, medium.task = work, 0, task
     unit.review_all()
+
+    def reached(results: list[Result]) -> None:
+        # A medium that has a block that cannot be read may well be formatted.
+        if isinstance(results[0], NotReadyError | BusyError):
+            ended(results[0])
+        else:
+            medium.take_note(work, noted)
+
+    def noted(error: Error | None) -> None:
+        if error is not None:
+            return ended(error)
+        if immediate:
+            answer(None)
+        return Drive(steps, worked, later=unit.later).start()
+
+    def worked(error: Error | None) -> None:
+        if error is None:
+            medium.take_note(None, forgotten)
+        else:
+            forgotten(error)
+
+    def forgotten(error: Error | None) -> None:
+        ended(None if error is None else CheckCondition(_FAILED[work]))
 
     def ended(error: Error | None) -> None:
         medium.working = None
-        if error is not None:
-            medium.failed = failed
         unit.review_all()
+        answer(error)
+
+    def answer(error: Error | None) -> None:
         waiting, medium.task = medium.task, None
         if waiting is None:
-            return None
-        return waiting.good(transfer_bytes=len(task.data)) if error is None else waiting.fail(failed)
+            return
+        if error is None:
+            waiting.good(transfer_bytes=len(task.data))
+        else:
+            waiting.end(error)
 
-    if immediate:
-        task.good(transfer_bytes=len(task.data))
-    else:
-        medium.task = task
-    Drive(steps, ended).start()
+    # What cannot begin, because the device does not serve, is refused: nothing was touched, nothing is noted.
+    unit.holds.perform([(READ, 0, unit.device.block_size, None, False)], reached)
 
 
 def _cleared(unit: LogicalUnit) -> Steps:

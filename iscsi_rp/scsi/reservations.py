@@ -15,7 +15,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING, Final, TypeAlias
 
-from iscsi_rp.device import BusyError, IoError
+from iscsi_rp.device import BusyError
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.access import Reserved
 from iscsi_rp.scsi.cdb import uint
@@ -30,7 +30,6 @@ from iscsi_rp.scsi.persistent_format import (
     report_capabilities,
 )
 from iscsi_rp.scsi.sense import (
-    INTERNAL_TARGET_FAILURE,
     CheckCondition,
     ReservationConflict,
     invalid_field,
@@ -169,7 +168,7 @@ class Reservations:
             self._saved = stored
             self._commit(task, change)
         else:
-            task.end(error if isinstance(error, IoError) else CheckCondition(INTERNAL_TARGET_FAILURE))
+            task.end(error)
         self._next()
 
     def _commit(self, task: Task, change: Change) -> None:

@@ -7,7 +7,7 @@ device answers later. One that answers at once is a loop here, not a recursion.
 from collections.abc import Callable, Generator, Sequence
 from typing import TYPE_CHECKING, TypeAlias
 
-from iscsi_rp.device import IoError, Result
+from iscsi_rp.device import BusyError, IoError, Result
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi.holds import Operation
 
@@ -17,12 +17,19 @@ if TYPE_CHECKING:
 Steps: TypeAlias = Generator[tuple["LogicalUnit", Sequence[Operation]], list[Result], None]
 "Yields (unit, operations) and gets their results; an `IoError` among them is raised where it yielded."
 
+Later: TypeAlias = Callable[[Callable[[], None]], None]
+"Calls back on the loop after a moment, never at once."
+
 
 class Drive:
-    """Runs `steps` to their end, then calls `ended` with what they raised, or None."""
+    """Runs `steps` to their end, then calls `ended` with what they raised, or None. With `later` it has
+    patience: what a device is too busy for is done again after a moment, for as long as it is.
+    """
 
-    def __init__(self, steps: Steps, ended: Callable[[Error | None], None]) -> None:
-        self._steps, self._ended = steps, ended
+    def __init__(
+        self, steps: Steps, ended: Callable[[Error | None], None], *, later: Later | None = None
+    ) -> None:
+        self._steps, self._ended, self._later = steps, ended, later
         self._arrived: list[Result] | None = None
         self._running = False
 
@@ -30,15 +37,18 @@ class Drive:
         self._run(lambda: next(self._steps))
 
     def _resume(self, results: list[Result]) -> None:
+        if self._later is not None and any(isinstance(result, BusyError) for result in results):
+            return self._later(lambda: self._run(lambda: self._step))
         self._arrived = results
         if not self._running:
             self._run(self._advance)
+        return None
 
     def _run(self, advance: Callable[[], tuple["LogicalUnit", Sequence[Operation]]]) -> None:
         self._running = True
         while True:
             try:
-                unit, operations = advance()
+                self._step = unit, operations = advance()
             except StopIteration:
                 return self._ended(None)
             except Error as error:

@@ -13,6 +13,7 @@ from iscsi_rp.scsi.log import page_of
 from iscsi_rp.scsi.sense import (
     CHECK_CONDITION,
     GOOD,
+    INTERNAL_TARGET_FAILURE,
     PARAMETER_LIST_LENGTH_ERROR,
     RESERVATION_CONFLICT,
     TASK_ABORTED,
@@ -103,15 +104,14 @@ class Task:
         self._answer((self.tag, TASK_ABORTED, b"", 0))
 
     def end(self, error: Error) -> None:
-        """Answer what a handler raised."""
+        """Answer what a handler raised; an error that is neither SCSI's nor a device's is ours."""
         if isinstance(error, ReservationConflict):
             self._answer((self.tag, RESERVATION_CONFLICT, b"", 0))
         elif isinstance(error, IoError):
             descriptor = self.unit.mode.descriptor_sense
             self._answer((self.tag, *failure(error, reading=False, descriptor=descriptor), 0))
         else:
-            assert isinstance(error, CheckCondition)
-            self.fail(error.sense)
+            self.fail(error.sense if isinstance(error, CheckCondition) else INTERNAL_TARGET_FAILURE)
 
     def parameters(self, length: int) -> bytes:
         """The parameter list of `length` bytes that the CDB announced."""

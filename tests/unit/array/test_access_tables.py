@@ -112,6 +112,7 @@ def test_a_catalogue_of_the_first_version_is_brought_up_to_date(path: Path) -> N
         data, big = catalogue.volumes()
         assert (data.uuid, data.lun, data.path, data.sweep_needed) == ("u-1", 3, Path("/v/data.img"), True)
         assert (data.physical_block_size, data.owner, data.registrations) == (4096, Processor.A, b"")
+        assert (data.unfinished, big.unfinished) == (None, None)
         assert (big.block_size, big.growing_to_bytes) == (4096, None)
         assert catalogue.attachments() == [Attachment("g", "db", "cluster", ("u-1",))]
         assert (catalogue.access.initiators(), catalogue.access.rules()) == ([], RulesRow())

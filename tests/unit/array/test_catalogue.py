@@ -2,9 +2,19 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_rp.array.catalogue import MAX_LUNS, Attachment, AttachmentState, Catalogue, naa_of
+from iscsi_rp.array import catalogue as catalogue_module
+from iscsi_rp.array.catalogue import (
+    MAX_LUNS,
+    Attachment,
+    AttachmentState,
+    Catalogue,
+    VolumeRow,
+    naa_of,
+)
+from iscsi_rp.control.database import Database
 from iscsi_rp.control.models import Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
+from iscsi_rp.scsi.medium import Work
 
 GIB = 1 << 30
 
@@ -44,6 +54,34 @@ def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
     assert catalogue.attachments() == [
         Attachment("id-1", "db", "cluster", (second, first), AttachmentState.RESTORING, 17)
     ]
+
+
+def test_work_on_a_medium_is_unfinished_until_it_is_taken_back(tmp_path: Path) -> None:
+    for work in (*Work, None):
+        catalogue = Catalogue.open(tmp_path / "catalogue.db")
+        uuid = catalogue.volumes()[0].uuid if catalogue.volumes() else add(catalogue, "data")
+        catalogue.set_unfinished(uuid, work)
+        catalogue.close()
+        catalogue = Catalogue.open(tmp_path / "catalogue.db")
+        assert [volume.unfinished for volume in catalogue.volumes()] == [work]
+        catalogue.close()
+
+
+def test_a_catalogue_of_the_second_version_is_brought_up_to_date(tmp_path: Path) -> None:
+    path = tmp_path / "catalogue.db"
+    old = Database.open(path, catalogue_module._STEPS[:2])
+    with old.transaction() as db:
+        db.execute("INSERT INTO array VALUES ('the-array', 1)")
+        db.execute(
+            "INSERT INTO volume VALUES ('u', 'data', 3, 'memory', NULL, 8192, 512, 0, 4096, 'B', x'01', NULL)"
+        )
+    old.close()
+    for _ in range(2):
+        catalogue = Catalogue.open(path)
+        assert catalogue.volumes() == [
+            VolumeRow("u", "data", 3, VolumeKind.MEMORY, None, 8192, 512, 4096, Processor.B, b"\x01")
+        ]
+        catalogue.close()
 
 
 def test_names_and_paths_are_given_once(tmp_path: Path) -> None:
