@@ -5,8 +5,17 @@ from collections.abc import Iterable, Iterator
 from iscsi_rp.array.protection import ProtectedGroup, Protection
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import Alert, Processor, Resync, Session, SplitterMode, SplitterStatus
-from iscsi_rp.frontend import SessionStatus
+from iscsi_rp.control.models import (
+    Alert,
+    Processor,
+    RefusedLogin,
+    RefusedLogins,
+    Resync,
+    Session,
+    SplitterMode,
+    SplitterStatus,
+)
+from iscsi_rp.frontend import Logins, SessionStatus
 from iscsi_rp.replication.regions import REGION_BYTES
 from iscsi_rp.splitter.core import Mode
 
@@ -28,6 +37,15 @@ def session_model(status: SessionStatus) -> Session:
         read_bytes=status.bytes_read,
         written_bytes=status.bytes_written,
     )
+
+
+def refused_model(logins: Logins) -> RefusedLogins:
+    """The logins that the front end refused."""
+    last = [
+        RefusedLogin(time_ns=each.time_ns, peer=each.peer, **each.refusal._asdict())
+        for each in reversed(logins.last_refused)
+    ]
+    return RefusedLogins(by_reason=dict(logins.refused), last=last)
 
 
 def splitter_status(group: ProtectedGroup, protection: Protection) -> SplitterStatus:

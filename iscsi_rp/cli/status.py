@@ -8,7 +8,8 @@ import click
 from iscsi_rp.cli.output import json_option, moment, print_alerts, print_facts, print_json, print_table
 from iscsi_rp.cli.site import Site, pass_site
 from iscsi_rp.cli.volume import print_volumes
-from iscsi_rp.control.models import ApplianceStatus, ArrayStatus, GroupStatus, SplitterStatus
+from iscsi_rp.clock import utc_ns
+from iscsi_rp.control.models import ApplianceStatus, ArrayStatus, GroupStatus, RefusedLogins, SplitterStatus
 from iscsi_rp.errors import UnreachableError
 from iscsi_rp.units import format_duration, format_size
 
@@ -43,6 +44,8 @@ def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None
         portals = ", ".join(f"{portal.address} (SP {portal.processor})" for portal in array.portals)
         sessions = "1 session" if len(array.sessions) == 1 else f"{len(array.sessions)} sessions"
         print_facts([("array", f"{array.name}, {array.iqn} at {portals}, {sessions}")])
+        if array.refused_logins.last:
+            print_facts([("refused logins", _refused(array.refused_logins))])
         print_volumes(array.volumes)
     if appliance is not None:
         arrays = ", ".join(appliance.arrays) or "no array"
@@ -56,6 +59,15 @@ def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None
         columns = ("GROUP", "STATE", "SPLITTER", "TO SYNC", "LATEST IMAGE", "WINDOW", "JOURNAL", "COPY LAG")
         print_table(columns, [_row(name, splitters.get(name), groups.get(name)) for name in names], "")
     print_alerts([*(array.alerts if array else ()), *(appliance.alerts if appliance else ())])
+
+
+def _refused(logins: RefusedLogins) -> str:
+    last = logins.last[0]
+    ago = format_duration((utc_ns() - last.time_ns) / 1e9)
+    return (
+        f"{sum(logins.by_reason.values())}, the last {ago} ago: {last.initiator or 'an initiator'}"
+        f" from {last.peer}: {last.reason} ({last.detail})"
+    )
 
 
 def _row(name: str, splitter: SplitterStatus | None, group: GroupStatus | None) -> list[object]:

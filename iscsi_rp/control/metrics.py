@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from typing import Final
 
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
-from prometheus_client.core import GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
@@ -13,6 +13,7 @@ from iscsi_rp.control.models import (
     ApplianceStatus,
     ArrayStatus,
     GroupStatus,
+    RefusedLogins,
     SplitterMode,
     SplitterStatus,
     VolumeState,
@@ -26,12 +27,7 @@ BUCKETS_AT: Final = range(4, 25)
 def array_metrics(status: ArrayStatus, latencies: Latencies) -> bytes:
     def families() -> Iterator[Metric]:
         yield _gauge("array_sessions", "Sessions of initiators", [], [((), len(status.sessions))])
-        refused = CounterMetricFamily(
-            "iscsi_rp_array_logins_refused", "Logins refused since the array started", labels=["reason"]
-        )
-        for reason, number in status.refused_logins.by_reason.items():
-            refused.add_metric([reason], number)
-        yield refused
+        yield _refused(status.refused_logins)
         yield _gauge("array_alerts", "Alerts that are not over", [], [((), len(status.alerts))])
         yield _gauge(
             "volume_size_bytes",
@@ -49,6 +45,14 @@ def array_metrics(status: ArrayStatus, latencies: Latencies) -> bytes:
         yield from _commands(latencies)
 
     return _exposition(families())
+
+
+def _refused(logins: RefusedLogins) -> CounterMetricFamily:
+    text = "Logins that were refused since the array started"
+    family = CounterMetricFamily("iscsi_rp_array_logins_refused", text, labels=["reason"])
+    for reason, number in logins.by_reason.items():
+        family.add_metric([reason], number)
+    return family
 
 
 def _splitter(groups: list[SplitterStatus]) -> Iterator[GaugeMetricFamily]:

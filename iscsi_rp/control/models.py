@@ -217,6 +217,25 @@ class SplitterStatus(Answer):
     last_error: str | None = None
 
 
+class RefusedLogin(Answer):
+    """A login that the array refused."""
+
+    time_ns: int
+    peer: str
+    initiator: str
+    "As it called itself; empty before it did."
+    reason: str
+    detail: str
+
+
+class RefusedLogins(Answer):
+    """Those since the array started."""
+
+    by_reason: dict[str, int] = {}
+    last: list[RefusedLogin] = []
+    "A few, newest first."
+
+
 class ArrayStatus(Answer):
     name: str
     array_id: str
@@ -225,6 +244,7 @@ class ArrayStatus(Answer):
     volumes: list[Volume]
     groups: list[SplitterStatus]
     sessions: list[Session]
+    refused_logins: RefusedLogins = RefusedLogins()
     alerts: list[Alert]
 
 

@@ -74,9 +74,9 @@ class Stream(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         names = (transport.get_extra_info(end) or ("", 0) for end in ("peername", "sockname"))
-        peer, local = (portal_name(*name[:2]) for name in names)
+        self._peer, local = (portal_name(*name[:2]) for name in names)
         node, shared = self._streams.node, self._streams.shared
-        self._connection = Connection(node, peer, local, self._flush, self._portal_group, shared)
+        self._connection = Connection(node, self._peer, local, self._flush, self._portal_group, shared)
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         transport.set_write_buffer_limits(high=_SEND_BYTES)
         self._loop = asyncio.get_running_loop()
@@ -126,9 +126,8 @@ class Stream(asyncio.BufferedProtocol):
             taken = connection.receive(self._view[self._begin : self._end])
             self._begin += taken
             self._send()
-            if logging_in and connection.session is not None:
-                self._deadline.cancel()
-                self._streams.logged_in(self)
+            if logging_in and taken:
+                self._look_at_login()
             if self._begin == self._end:
                 self._begin = self._end = 0
             elif taken:
@@ -136,6 +135,14 @@ class Stream(asyncio.BufferedProtocol):
                 self._handle_again()
         full = self._end - self._begin > BUFFER_BYTES - PDU_BYTES
         self._pause(self._congested or self._draining or full or connection.blocked)
+
+    def _look_at_login(self) -> None:
+        connection = self._connection
+        if connection.session is not None:
+            self._deadline.cancel()
+            self._streams.logged_in(self)
+        elif connection.refused is not None:
+            self._streams.logins.refuse(self._peer, connection.refused)
 
     def _handle_again(self) -> None:
         if not self._again:

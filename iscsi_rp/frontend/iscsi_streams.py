@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Final
 
 from iscsi_rp.frontend.iscsi_stream import ReceiveBuffer, Stream
+from iscsi_rp.frontend.logins import Logins
 from iscsi_rp.iscsi import Node, Session
 from iscsi_rp.iscsi.shared import Shared
 
@@ -22,6 +23,7 @@ class Streams:
     def __init__(self, node: Node, shared: Shared) -> None:
         self.node, self.shared = node, shared
         self.buffer = ReceiveBuffer()
+        self.logins = Logins()
         self._all: set[Stream] = set()
         self._logging_in: dict[Stream, None] = {}
         self._by_session: dict[int, Stream] = {}
@@ -48,12 +50,15 @@ class Streams:
         self._logging_in.pop(stream, None)
         if stream.session is not None:
             self._by_session[stream.session.tsih] = stream
+            self.logins.begin(stream.session)
 
     def gone(self, stream: Stream) -> None:
         self._all.discard(stream)
         self._logging_in.pop(stream, None)
-        if stream.session is not None and self._by_session.get(stream.session.tsih) is stream:
-            del self._by_session[stream.session.tsih]
+        if stream.session is not None:
+            self.logins.end(stream.session)
+            if self._by_session.get(stream.session.tsih) is stream:
+                del self._by_session[stream.session.tsih]
 
 
 def _connections_allowed() -> int:

@@ -3,6 +3,7 @@
 from iscsi_rp.iscsi.access import Access, Chap, ChapError, InitiatorAccess
 from iscsi_rp.iscsi.connection import PDU_BYTES, Connection
 from iscsi_rp.iscsi.node import Node, NoSuchTargetError, Target, TargetExistsError, TargetNameError
+from iscsi_rp.iscsi.refusal import Refusal
 from iscsi_rp.iscsi.session import Session
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "InitiatorAccess",
     "NoSuchTargetError",
     "Node",
+    "Refusal",
     "Session",
     "Target",
     "TargetExistsError",

@@ -9,7 +9,7 @@ from typing import Final
 from iscsi_rp.device import Buffer
 from iscsi_rp.iscsi.digest import DIGEST_BYTES, intact, with_digests
 from iscsi_rp.iscsi.keys import LOGIN_DATA_BYTES, MAX_RECV_DATA_BYTES
-from iscsi_rp.iscsi.login import INITIATOR_ERROR, WINDOW, Login, LoginRefusedError
+from iscsi_rp.iscsi.login import INITIATOR_ERROR, REASONS, WINDOW, Login, LoginRefusedError
 from iscsi_rp.iscsi.node import Node
 from iscsi_rp.iscsi.pdu import (
     HEADER,
@@ -22,6 +22,7 @@ from iscsi_rp.iscsi.pdu import (
     RejectedError,
     extended_cdb,
 )
+from iscsi_rp.iscsi.refusal import Refusal, refusal
 from iscsi_rp.iscsi.session import Fields, Session
 from iscsi_rp.iscsi.shared import Shared
 from iscsi_rp.iscsi.task_management import Barrier
@@ -60,6 +61,8 @@ class Connection:
         self._welcome: bytes | None = None
         "The last answer of a login that waits for the end of earlier sessions."
         self.session: Session | None = None
+        self.refused: Refusal | None = None
+        "Why the login was refused."
 
     @property
     def over(self) -> bool:
@@ -123,6 +126,7 @@ class Connection:
             status = error.status if isinstance(error, LoginRefusedError) else INITIATOR_ERROR
             self._out.append(self._login.refusal(header, status))
             self._over = True
+            self.refused = refusal(self._login.initiator, REASONS[status], error.message)
         else:
             if self._login.done:
                 self._open_session(self._login, answer)

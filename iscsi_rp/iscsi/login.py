@@ -38,6 +38,19 @@ MISSING_PARAMETER: Final = 0x0207
 SESSION_TYPE_NOT_SUPPORTED: Final = 0x0209
 NO_SUCH_SESSION: Final = 0x020A
 OUT_OF_RESOURCES: Final = 0x0302
+REASONS: Final = {
+    INITIATOR_ERROR: "initiator error",
+    AUTHENTICATION_FAILURE: "authentication failure",
+    AUTHORIZATION_FAILURE: "authorization failure",
+    NOT_FOUND: "target not found",
+    UNSUPPORTED_VERSION: "unsupported version",
+    TOO_MANY_CONNECTIONS: "too many connections",
+    MISSING_PARAMETER: "missing parameter",
+    SESSION_TYPE_NOT_SUPPORTED: "session type not supported",
+    NO_SUCH_SESSION: "no such session",
+    OUT_OF_RESOURCES: "out of resources",
+}
+"By status (RFC 7143 11.13.5)."
 
 WINDOW: Final = 128
 "Commands that a session may have outstanding."
@@ -208,7 +221,8 @@ class Login:
         if name is None:
             raise LoginRefusedError(MISSING_PARAMETER, "InitiatorName is missing.")
         self.initiator = name.lower()  # which may have more bytes
-        if not _INITIATOR_NAME.fullmatch(name) or len(self.initiator.encode()) > 223:
+        proper = _INITIATOR_NAME.fullmatch(name) and self.initiator.isprintable()
+        if not proper or len(self.initiator.encode()) > 223:
             raise LoginRefusedError(INITIATOR_ERROR, "InitiatorName is no name.")
         kind = pairs.get("SessionType", "Normal")
         if kind not in ("Normal", "Discovery"):

@@ -15,11 +15,17 @@ from iscsi_rp.array.protection import Protection
 from iscsi_rp.array.service import Service
 from iscsi_rp.array.space import SpaceWatch
 from iscsi_rp.array.volumes import ServedVolume
-from iscsi_rp.control.access_models import InitiatorChange, InitiatorCreate, ShownVolume
+from iscsi_rp.control.access_models import (
+    AccessChange,
+    AccessMode,
+    InitiatorChange,
+    InitiatorCreate,
+    ShownVolume,
+)
 from iscsi_rp.control.models import Portal, Processor, VolumeChange, VolumeCreate, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
-from tests.kit.initiator import Initiator
+from tests.kit.initiator import Initiator, InitiatorError
 
 IQN = "iqn.2026-11.io.iscsi-rp:service"
 HOST, OTHER = "iqn.2026-11.test:host", "iqn.2026-11.test:other"
@@ -178,5 +184,20 @@ def test_a_volume_is_deleted_while_only_others_are_logged_in(tmp_path: Path) -> 
             await array.service.delete_volume("used", destroy=False, force=True)
             await asyncio.to_thread(session.close)
         assert array.volumes == {}
+
+    run(tmp_path, test)
+
+
+def test_status_has_the_logins_that_were_refused(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("data")
+        host, port = await array.server.listen("127.0.0.1", 0)
+        await array.initiators.set_rules(AccessChange(mode=AccessMode.LISTED))
+        with pytest.raises(InitiatorError):
+            await asyncio.to_thread(Initiator, f"{host}:{port}", IQN, name=HOST)
+        told = (await array.service.status()).refused_logins
+        assert told.by_reason["authorization failure"] == len(told.last) == 1
+        assert (told.last[0].initiator, told.last[0].reason) == (HOST, "authorization failure")
+        assert told.last[0].peer.startswith("127.0.0.1:")
 
     run(tmp_path, test)

@@ -8,10 +8,11 @@ import pytest
 from click.testing import CliRunner
 
 from iscsi_rp.cli.main import main
-from iscsi_rp.control.models import ImageSelector
+from iscsi_rp.clock import utc_ns
+from iscsi_rp.control.models import ImageSelector, RefusedLogin, RefusedLogins
 from iscsi_rp.units import format_time
 from tests.unit.cli.shell import Shell
-from tests.unit.control.services import END, time_of
+from tests.unit.control.services import END, HOST, time_of
 from tests.unit.control.serving import memory_site
 
 
@@ -179,6 +180,26 @@ def test_status_and_sessions(db: Shell) -> None:
     assert db.json("status")["appliance"]["groups"][0]["name"] == "db"
     assert "iqn.2026-11.test:host" in db.run("session", "list").stdout
     assert db.json("session", "list")[0]["commands"] == 7
+
+
+def test_status_tells_of_logins_that_were_refused(db: Shell) -> None:
+    assert "refused" not in db.run("status").stdout
+    last = [
+        RefusedLogin(
+            time_ns=utc_ns() - 9_030_000_000_000,
+            peer="10.0.0.5:40000",
+            initiator=initiator,
+            reason="authentication failure",
+            detail="The CHAP user or response is wrong.",
+        )
+        for initiator in (HOST, "iqn.2026-11.test:earlier")
+    ]
+    by_reason = {"authentication failure": 4, "target not found": 2, "out of resources": 0}
+    db.array.refused_logins = RefusedLogins(by_reason=by_reason, last=last)
+    shown = db.run("status").stdout
+    assert "refused logins:  6, the last 2 h 30 min ago: " in shown
+    assert f"{HOST} from 10.0.0.5:40000: authentication failure (The CHAP user or" in shown
+    assert db.json("status")["array"]["refused_logins"]["last"][1]["initiator"] == "iqn.2026-11.test:earlier"
 
 
 def test_status_shows_what_answers(db: Shell) -> None:

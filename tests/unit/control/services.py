@@ -39,6 +39,7 @@ from iscsi_rp.control.models import (
     Portal,
     Processor,
     RecoveryPlan,
+    RefusedLogins,
     Session,
     Span,
     SplitterMode,
@@ -132,6 +133,7 @@ class MemoryArray:
         }
         self.deleted: list[tuple[str, bool, bool]] = []
         self.session_ids = [1]
+        self.refused_logins = RefusedLogins()
         self.initiators.forget()
 
     async def status(self) -> ArrayStatus:
@@ -147,6 +149,7 @@ class MemoryArray:
                 for name in groups
             ],
             sessions=await self.list_sessions(),
+            refused_logins=self.refused_logins,
             alerts=[Alert(code="A1", text="it smells of smoke", next_step="Look for fire.")],
         )
 

@@ -26,6 +26,7 @@ from iscsi_rp.control.models import (
     ImageSelector,
     JobState,
     Processor,
+    RefusedLogins,
     Sector,
     SplitterMode,
     Volume,
@@ -258,6 +259,13 @@ def test_a_limit_beyond_the_limit_is_refused(appliance: ApplianceClient) -> None
     appliance.create_group(GroupCreate(name="db", volumes=["data"]))
     with pytest.raises(UsageError, match="limit"):
         appliance.list_images("db", limit=1_000_000)
+
+
+def test_refused_logins_are_counted_by_reason(array: ArrayClient, site: Site) -> None:
+    site[1].refused_logins = RefusedLogins(by_reason={"target not found": 2, "out of resources": 0})
+    lines = array.metrics().splitlines()
+    assert 'iscsi_rp_array_logins_refused_total{reason="target not found"} 2.0' in lines
+    assert 'iscsi_rp_array_logins_refused_total{reason="out of resources"} 0.0' in lines
 
 
 def test_metrics_are_prometheus_text(array: ArrayClient, appliance: ApplianceClient) -> None:

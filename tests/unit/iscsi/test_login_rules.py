@@ -84,7 +84,8 @@ def test_names_stand_in_the_first_text_even_when_it_comes_in_parts() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["", "a b", "a,b", "a\tb", "a\u00a0b", "n" * 224, "\u00e9" * 112, "\u0130" * 111]
+    "name",
+    ["", "a b", "a,b", "a\tb", "a\u00a0b", "n" * 224, "\u00e9" * 112, "\u0130" * 111, "a\x9b2J", "a\u202eb"],
 )
 def test_an_initiator_name_that_is_none(name: str) -> None:
     assert a_host().say({**NAMES, "InitiatorName": name}, OPERATIONAL_TO_FULL).status == 0x0200
