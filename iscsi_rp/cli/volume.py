@@ -179,19 +179,23 @@ def _fate(volume: Volume, destroy: bool) -> str:
 
 
 def _print_deletion(site: Site, found: Volume, destroy: bool) -> None:
-    users = [
-        each.name
-        for each in site.array.list_initiators()
-        if each.sessions and any(lun.volume == found.name for lun in each.luns)
-    ]
     print_facts(
         [
             ("volume", f"{found.name}, {format_size(found.size_bytes)}, LUN {found.lun}"),
             ("store", _fate(found, destroy)),
-            ("in use by", ", ".join(users) or "nobody"),
+            ("in use by", ", ".join(users(site, [found.name])) or "nobody"),
             ("group", found.group and f"{found.group}: to be deleted first"),
         ]
     )
+
+
+def users(site: Site, volumes: Sequence[str]) -> list[str]:
+    """The initiators that are logged in and see one of these volumes."""
+    return [
+        each.name
+        for each in site.array.list_initiators()
+        if each.sessions and any(lun.volume in volumes for lun in each.luns)
+    ]
 
 
 def print_volumes(volumes: Sequence[Volume]) -> None:

@@ -136,34 +136,57 @@ def test_what_was_written_to_an_image_is_not_lost_unasked(db: Shell) -> None:
 
 
 def test_recovery_asks_and_shows_what_it_would_do(db: Shell) -> None:
-    refused = db.run("recover-production", "db", "--position", str(END - 3), answer="n\n", code=1)
+    refused = db.run("recover-production", "db", "--position", str(END - 3), "--force", answer="n\n", code=1)
     assert "3: production loses them" in refused.stdout
+    assert f"in use by:        {HOST}\n" in refused.stdout
     assert db.appliance.recovered == []
     db.run("recover-production", "db", "--position", str(END - 3), "--dry-run")
     assert db.json("recover-production", "db", "--position", str(END - 3), "--dry-run")["later_writes"] == 3
     assert db.appliance.recovered == []
-    done = db.run("recover-production", "db", "--position", str(END - 3), answer="y\n").stdout
+    done = db.run("recover-production", "db", "--position", str(END - 3), "--force", answer="y\n").stdout
     assert db.appliance.recovered == [ImageSelector(position=END - 3)]
     assert format_time(time_of(END - 3)) in done
     assert "1.5 s" in done
 
 
 def test_recovery_takes_the_accessed_image_unless_another_is_chosen(db: Shell) -> None:
-    assert "no image is accessed" in db.run("recover-production", "db", "--yes", code=5).stderr
+    assert "no image is accessed" in db.run("recover-production", "db", "--force", "--yes", code=5).stderr
     db.run("image", "enable", "db", "--position", "40")
-    assert format_time(time_of(40)) in db.run("recover-production", "db", "--yes").stdout
+    assert format_time(time_of(40)) in db.run("recover-production", "db", "--force", "--yes").stdout
     assert db.appliance.recovered == [None]
 
 
 def test_json_of_a_recovery_is_json_even_when_it_asks(db: Shell) -> None:
-    result = db.run("recover-production", "db", "--latest", "--json", answer="y\n")
+    result = db.run("recover-production", "db", "--latest", "--force", "--json", answer="y\n")
     assert json.loads(result.stdout)["state"] == "done"
     assert "restore production" in result.stderr
 
 
 def test_a_job_that_fails_is_an_error(db: Shell) -> None:
     db.appliance.recovery_fails = True
-    assert "the array is gone" in db.run("recover-production", "db", "--latest", "--yes", code=1).stderr
+    assert (
+        "the array is gone"
+        in db.run("recover-production", "db", "--latest", "--force", "--yes", code=1).stderr
+    )
+
+
+def test_recovery_does_not_surprise_hosts_that_are_logged_in(db: Shell) -> None:
+    refused = db.run("recover-production", "db", "--latest", "--yes", code=5).stderr
+    assert f"initiators are logged in, and may use volumes of group 'db': {HOST}\nhint: Unmount" in refused
+    assert db.json("recover-production", "db", "--latest", "--dry-run")["in_use_by"] == [HOST]
+    assert db.appliance.recovered == []
+    db.array.initiators.logged_in = []
+    assert "in use by:        nobody\n" in db.run("recover-production", "db", "--latest", "--dry-run").stdout
+    db.run("recover-production", "db", "--latest", "--yes")
+    assert len(db.appliance.recovered) == 1
+
+
+def test_a_recovery_is_planned_where_no_array_answers(db: Shell) -> None:
+    socket = db.state / "array" / "api.sock"
+    away = socket.rename(socket.with_suffix(".away"))
+    planned = db.run("recover-production", "db", "--latest", "--dry-run").stdout
+    away.rename(socket)
+    assert "in use by:        unknown: the array does not answer\n" in planned
 
 
 def test_verify(db: Shell) -> None:

@@ -67,12 +67,12 @@ class MemoryInitiators:
 
     def forget(self) -> None:
         self.listed: dict[str, Initiator] = {}
+        self.logged_in = [Initiator(name=HOST, listed=False, luns=[Lun(lun=0, volume="data")], sessions=[1])]
         self.secrets: dict[str, Authentication] = {}
         self.access = AccessRules(mode=AccessMode.OPEN)
 
     async def list(self) -> Sequence[Initiator]:
-        logged_in = Initiator(name=HOST, listed=False, luns=[Lun(lun=0, volume="data")], sessions=[1])
-        return list({HOST: logged_in, **self.listed}.values())
+        return list({**{each.name: each for each in self.logged_in}, **self.listed}.values())
 
     async def get(self, name: str) -> Initiator:
         for initiator in await self.list():
