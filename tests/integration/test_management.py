@@ -225,6 +225,33 @@ def test_reservations_survive_kill_9_when_they_are_to(stack: Stack, sg: Sg3) -> 
     assert "NO reservation" in sg("sg_persist", "--read-reservation", again)
 
 
+def readiness(sg: Sg3, url: str) -> str:
+    """Sense key, ASC and ASCQ that REQUEST SENSE tells: "00 00 00" of a LUN that is ready."""
+    _offset, *sense = sg("sg_requests", "--hex", "--hex", "--hex", url).split()
+    return " ".join((sense[2], sense[12], sense[13]))
+
+
+def test_what_was_half_sanitized_or_formatted_is_not_ready_after_kill_9(stack: Stack, sg: Sg3) -> None:
+    # Overwriting a GiB, and unmapping a TiB, take longer than what comes before the death.
+    sanitized = stack.url(stack.create_volume("sanitized", 1024 * MIB))
+    formatted = stack.url(stack.create_volume("formatted", 1024 * 1024 * MIB))
+    sg("sg_sanitize", "--block", "--ause", "--early", "--quick", sanitized)
+    sg("sg_format", "--format", "--early", "--quick", formatted)
+    assert [readiness(sg, url) for url in (sanitized, formatted)] == ["02 04 1b", "02 04 04"]
+    stack.array.kill()
+    stack.start()
+    assert [readiness(sg, url) for url in (sanitized, formatted)] == ["03 31 03", "03 31 01"]
+    with pytest.raises(InitiatorError), Initiator(stack.portal, IQN) as host:
+        host.read(0, 0, 512)
+    sg("sg_sanitize", "--fail", "--early", "--quick", sanitized)
+    sg("sg_format", "--format", "--wait", "--quick", formatted)
+    stack.array.kill()
+    stack.start()
+    assert [readiness(sg, url) for url in (sanitized, formatted)] == ["00 00 00"] * 2
+    with Initiator(stack.portal, IQN, luns=(0, 1)) as host:
+        host.read(0, 0, 512)
+
+
 def test_a_session_is_disconnected(stack: Stack) -> None:
     stack.create_volume("data", SIZE)
     with Initiator(stack.portals[1], IQN, name=HOST) as host:

@@ -22,6 +22,7 @@
 #include <unistd.h>
 
 #define SESSIONS 8
+#define ATTENTIONS 3
 #define SG_MAJOR 21
 #define DRIVER_SENSE 8
 #define DID_NO_CONNECT 1
@@ -72,10 +73,20 @@ static int connect_to(const char *path)
 	iscsi_set_noautoreconnect(iscsi, 1);
 	iscsi_set_timeout(iscsi, 30);
 	session->lun = url->lun;
-	int code = iscsi_full_connect_sync(iscsi, url->portal, url->lun);
+	int code = iscsi_connect_sync(iscsi, url->portal) || iscsi_login_sync(iscsi);
 	iscsi_destroy_url(url);
 	if (code)
 		return failed(iscsi, "login");
+	/* Attentions are for nobody here; a unit that is not ready may be asked why. */
+	for (int i = 0; i < ATTENTIONS; i++) {
+		struct scsi_task *task = iscsi_testunitready_sync(iscsi, session->lun);
+		if (!task)
+			return failed(iscsi, "TEST UNIT READY");
+		int again = task->status == SCSI_STATUS_CHECK_CONDITION && task->sense.key == SCSI_SENSE_UNIT_ATTENTION;
+		scsi_free_scsi_task(task);
+		if (!again)
+			break;
+	}
 	session->iscsi = iscsi;
 	session->fd = dup(iscsi_get_fd(iscsi));
 	return session->fd;
