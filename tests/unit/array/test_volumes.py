@@ -13,7 +13,10 @@ from iscsi_rp.array.catalogue import VolumeRow
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import FileDevice, MemoryDevice, create_file
 from iscsi_rp.control.models import Processor, VolumeKind, VolumeState
-from iscsi_rp.device import READ, NotReadyError, Result
+from iscsi_rp.device import READ, UNMAP, BusyError, Done, Io, NotReadyError, Result
+from iscsi_rp.scsi import Nexus
+from iscsi_rp.scsi.sense import CHECK_CONDITION, GOOD
+from iscsi_rp.scsi.task import Command, Completion
 
 SIZE = 1 << 20
 
@@ -135,3 +138,32 @@ def test_a_volume_whose_reservations_cannot_be_read_is_offline(tmp_path: Path) -
     assert volume.error is not None
     assert "reservations" in volume.error
     assert isinstance(first_block(volume), NotReadyError)
+
+
+def test_a_volume_is_formatted_although_its_store_is_busy_for_a_moment(tmp_path: Path) -> None:
+    class BusyAtFirst(MemoryDevice):
+        left = 2
+
+        def submit(self, batch: Sequence[Io], done: Done) -> None:
+            if self.left and batch[0][0] == UNMAP:
+                self.left -= 1
+                return done([(io[5], BusyError()) for io in batch])
+            return super().submit(batch, done)
+
+    async def test(volume: ServedVolume) -> None:
+        store = BusyAtFirst(SIZE)
+        await volume.exchanged(store)
+        answered = asyncio.Event()
+        statuses: list[int] = []
+
+        def done(completions: Sequence[Completion]) -> None:
+            statuses.extend(status for _, status, _, _ in completions)
+            if len(statuses) == 2:
+                answered.set()
+
+        commands: list[Command] = [(0, bytes(16), None), (1, bytes((4, *bytes(15))), None)]
+        volume.unit.submit(Nexus("iqn.2026-01.test:host"), commands, done)
+        await asyncio.wait_for(answered.wait(), 10)
+        assert (statuses, store.left) == ([CHECK_CONDITION, GOOD], 0)  # the first is told of the power on
+
+    run(row(None, VolumeKind.MEMORY), tmp_path, test)
