@@ -119,7 +119,10 @@ class Medium:
         if self.working is None:
             if row.code in (_START_STOP_UNIT, _PREVENT_ALLOW):
                 return
-            if self.unfinished is not None and row.code in (_FORMAT_UNIT, _SANITIZE):
+            if self.unfinished is not None and row.code == _SANITIZE:
+                return
+            # A failure in restricted completion mode ends with a SANITIZE only (SBC-4 4.11.4).
+            if self.unfinished not in (None, Work.SANITIZE) and row.code == _FORMAT_UNIT:
                 return
         raise CheckCondition(sense)
 

@@ -153,6 +153,9 @@ def test_a_failure_lasts_until_it_is_done_again_or_left(exit_allowed: bool) -> N
         host.good(EXIT)
     else:
         assert host.do(EXIT).sense == (5, 0x24, 0)
+        formatting = host.start(FORMAT)
+        device.finish()
+        assert [answer.sense for answer in formatting] == [failed]
         assert host.do(rig.READ).sense == failed
         host.start(cdb, data)
         device.finish()
