@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from pathlib import Path
 from typing import Final
 
@@ -11,13 +11,16 @@ from iscsi_rp.control.models import Alert, VolumeKind
 from iscsi_rp.units import format_size
 
 INTERVAL_S: Final = 10.0
+CLEARLY_PERCENT: Final = 2.0
+"So much above the threshold space is no longer low: what hovers at it is told once."
 
 
 class SpaceWatch:
     """The soft threshold of thin provisioning. The hard one is the file system's own: a write that fails."""
 
     def __init__(self, volumes: Mapping[str, ServedVolume], low_percent: float) -> None:
-        """`volumes` change while this lives. Below `low_percent` of free space hosts are told, once."""
+        """`volumes` change while this lives. Below `low_percent` of free space hosts are told, once until it
+        has clearly risen above."""
         self._volumes = volumes
         self._low_percent = low_percent
         self._low: dict[str, int] = {}
@@ -36,7 +39,7 @@ class SpaceWatch:
             for uuid, volume in self._volumes.items()
             if volume.row.kind is VolumeKind.FILE and volume.row.path is not None
         }
-        low = await asyncio.to_thread(_low_on_space, files, self._low_percent)
+        low = await asyncio.to_thread(_low_on_space, files, self._low_percent, self._low.keys())
         for uuid in low.keys() - self._low.keys():
             if uuid in self._volumes:
                 self._volumes[uuid].unit.space_low()
@@ -55,7 +58,7 @@ class SpaceWatch:
         ]
 
 
-def _low_on_space(files: Mapping[str, Path], low_percent: float) -> dict[str, int]:
+def _low_on_space(files: Mapping[str, Path], low_percent: float, were_low: Container[str]) -> dict[str, int]:
     """Blocks, on a file system that hangs."""
     low = {}
     for uuid, path in files.items():
@@ -63,6 +66,7 @@ def _low_on_space(files: Mapping[str, Path], low_percent: float) -> dict[str, in
             found = os.statvfs(path)
         except OSError:
             continue  # the volume is offline, and that has an alert of its own
-        if found.f_bavail * 100 < found.f_blocks * low_percent:
+        limit = low_percent + CLEARLY_PERCENT if uuid in were_low else low_percent
+        if found.f_bavail * 100 < found.f_blocks * limit:
             low[uuid] = found.f_bavail * found.f_frsize
     return low
