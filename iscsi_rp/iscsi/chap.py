@@ -124,7 +124,9 @@ class Authentication:
 
 
 def _response(algorithm: _Algorithm, identifier: int, secret: bytes, challenge: bytes) -> bytes:
-    return hashlib.new(algorithm.hashlib_name, bytes([identifier]) + secret + challenge).digest()
+    message = bytes([identifier]) + secret + challenge
+    # A host in FIPS mode has MD5 only so, and many initiators speak nothing else.
+    return hashlib.new(algorithm.hashlib_name, message, usedforsecurity=False).digest()
 
 
 def encode_binary(data: bytes) -> str:

@@ -1,6 +1,7 @@
 """Who gets in, and by what proof."""
 
 import base64
+import hashlib
 
 import pytest
 
@@ -42,6 +43,19 @@ def test_who_proves_the_secret_is_let_in(number: str, title: str) -> None:
     assert host.login.done
     assert answer.tsih == host.login.tsih != 0
     assert host.login.auth == f"CHAP {title}"
+
+
+def test_md5_proves_where_it_is_only_kept_from_security(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a host in FIPS mode does; ESXi speaks nothing else."""
+    new = hashlib.new
+
+    def fips(name: str, data: bytes = b"", *, usedforsecurity: bool = True) -> "hashlib._Hash":
+        if name == "md5" and usedforsecurity:
+            raise ValueError("disabled for FIPS")
+        return new(name, data)
+
+    monkeypatch.setattr(hashlib, "new", fips)
+    test_who_proves_the_secret_is_let_in("5", "MD5")
 
 
 def test_the_initiators_order_of_algorithms_counts() -> None:
