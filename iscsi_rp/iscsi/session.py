@@ -373,8 +373,12 @@ class Session(Tasks):
         self.out.append(self._exchange.receive(header, data, self.numbers))
 
     def _logout(self, header: Header, _: Buffer) -> None:
-        """Close the session, or its one connection, which is the same (RFC 7143 11.14)."""
+        """Close the session, or its one connection, which is the same (RFC 7143 11.14). Raises
+        `ProtocolError`.
+        """
         reason = header.flags & 0x7F
+        if reason > 2:
+            raise ProtocolError("A logout has no known reason.")
         if reason == 2 or (reason == 1 and header.word20 >> 16 != self.cid):
             response = 2 if reason == 2 else 1  # recovery is not supported; no such connection
             return self.answer(partial(logout_response, header.itt, response))

@@ -164,6 +164,15 @@ def test_a_rejected_command_gives_its_place_in_the_window_back() -> None:
         assert (answer.opcode, answer.head[2]) == (0x3F, 0x07)
 
 
+@pytest.mark.parametrize("reason", [3, 127])
+def test_a_logout_for_no_known_reason_breaks_the_protocol(reason: int) -> None:
+    """RFC 7143 11.14.1: 0 to 2 are there."""
+    link = Link().opened()
+    (answer,) = link.send(pdu(0x46, 0x80 | reason, itt=1, sn=1))
+    assert (answer.opcode, answer.head[2]) == (0x3F, 0x04)
+    assert link.connection.over
+
+
 def test_a_protocol_error_is_answered_with_a_reject_before_the_end() -> None:
     link = Link().opened()
     link.send(command(write_10(0, 1), W, 512, itt=1, sn=1))
