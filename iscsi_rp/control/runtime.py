@@ -6,10 +6,12 @@ import resource
 import selectors
 import signal
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import Final
 
 from iscsi_rp.clock import monotonic_s
 from iscsi_rp.control.config import Config
+from iscsi_rp.control.logs import logging_apart
 
 OPEN_FILES: Final = 65536
 "A segment of a journal is an open file, and so is a session of an initiator."
@@ -58,7 +60,8 @@ def run_daemon(config: Config, run: Callable[[Config, asyncio.Event], Awaitable[
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await run(config, stop)
 
-    with asyncio.Runner(loop_factory=lambda: asyncio.SelectorEventLoop(EagerSelector())) as runner:
+    loop_factory = partial(asyncio.SelectorEventLoop, EagerSelector())
+    with logging_apart(), asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(until_signal())
     return 0
 

@@ -7,6 +7,7 @@ standard input ends.
 
 import argparse
 import asyncio
+import logging
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Final
 from unittest import mock
+
+import structlog
 
 from iscsi_rp.block import FileDevice
 from iscsi_rp.device import FLUSH, READ, Done, Io
@@ -144,5 +147,7 @@ def _options() -> argparse.Namespace:
 if __name__ == "__main__":
     _given = _options()
     _sizes = _given.block_size, _given.physical_block_size
+    # Standard output is a pipe that is read once, for the ports.
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
     with mock.patch.object(iscsi_server, "TICK_S", _given.tick_s):
         asyncio.run(serve(_given.files, *_sizes, _given.port, _given.write_s_per_mib))
