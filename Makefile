@@ -50,7 +50,7 @@ simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 crash: setup ## kill -9 of array and appliance under load: KILLS=10
 	$(PYTHON) -m tests.crash --kills $(KILLS)
 
-bench: setup ## against Debian's tgt, on the same disk image: QUICK=1 for a smoke test
+bench: setup ## against Debian's tgt, on like disks: QUICK=1 for a smoke test
 	$(PYTHON) -m tests.bench $(if $(QUICK),--quick)
 
 clean: ## caches, build output and .venv
