@@ -43,11 +43,6 @@ class QueuedLogger:
 
     log = debug = info = warn = warning = fatal = failure = err = error = critical = exception = msg
 
-    @property
-    def waiting(self) -> int:
-        """Lines that are not written yet."""
-        return self._queue.qsize()
-
     def close(self) -> None:
         """Write what waits, as long as somebody reads it."""
         try:

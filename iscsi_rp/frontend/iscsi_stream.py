@@ -201,15 +201,15 @@ class Stream(asyncio.BufferedProtocol):
     def _send_unsent(self) -> None:
         unsent = self._unsent
         while unsent and not self._congested:
-            piece = [unsent.popleft()]
-            size = len(piece[0])
-            while unsent and size < _PIECE_BYTES and len(unsent[0]) < _LARGE_BYTES > len(piece[0]):
+            if len(unsent[0]) >= _LARGE_BYTES:
+                self._transport.write(unsent.popleft())
+                continue
+            piece: list[Buffer] = []
+            size = 0
+            while unsent and size < _PIECE_BYTES and len(unsent[0]) < _LARGE_BYTES:
+                size += len(unsent[0])
                 piece.append(unsent.popleft())
-                size += len(piece[-1])
-            if len(piece) == 1:
-                self._transport.write(piece[0])
-            else:
-                self._transport.writelines(piece)
+            self._transport.writelines(piece)
         if not self._congested:
             self._count_unsent(0)
 
