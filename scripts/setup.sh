@@ -77,6 +77,6 @@ if [ ! -e "$stamp" ] || [ pyproject.toml -nt "$stamp" ]; then
         "$python" -m venv .venv
     fi
     say "installing the project and its tools into .venv"
-    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check -e '.[dev,lio]'
     touch "$stamp"
 fi

@@ -18,15 +18,23 @@ ENVIRONMENT: Final = "ISCSI_RP_LAB"
 LAB: Final = Path("/var/cache/iscsi-rp-lab")
 
 PACKAGES: Final = (
+    "dbus",
     "e2fsprogs",
     "fio",
     "iproute2",
     "kmod",
+    "libiscsi-bin",
+    "libtcmu2",
     "multipath-tools",
     "open-iscsi",
     "procps",
     "python3",
+    "python3-configshell-fb",
+    "python3-pexpect",
+    "python3-rtslib-fb",
     "sg3-utils",
+    "targetcli-fb",
+    "tcmu-runner",
     "udev",
     "user-mode-linux",
 )
