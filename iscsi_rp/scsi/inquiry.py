@@ -78,11 +78,14 @@ def _identification(unit: "LogicalUnit", nexus: Nexus) -> bytes:
     who, port = unit.identity, nexus.port
     vendor = (_text(who.vendor, 8) + who.serial.encode("ascii")).ljust(12)
     device = port.name.partition(",")[0]
+    same = _designator(_BINARY, _NAA, who.naa) + _designator(_ASCII, _T10, vendor)
+    group = _designator(_ISCSI | _BINARY, _OF_PORT | _PORT_GROUP, struct.pack(">xxH", port.group))
+    if not port.name:
+        return same + group
     return (
-        _designator(_BINARY, _NAA, who.naa)
-        + _designator(_ASCII, _T10, vendor)
+        same
         + _designator(_ISCSI | _BINARY, _OF_PORT | _RELATIVE_PORT, struct.pack(">xxH", port.relative_id))
-        + _designator(_ISCSI | _BINARY, _OF_PORT | _PORT_GROUP, struct.pack(">xxH", port.group))
+        + group
         + _designator(_ISCSI | _UTF_8, _OF_PORT | _SCSI_NAME, _scsi_name(port.name))
         + _designator(_ISCSI | _UTF_8, _OF_DEVICE | _SCSI_NAME, _scsi_name(device))
     )
@@ -114,7 +117,7 @@ def _ports(unit: "LogicalUnit", nexus: Nexus) -> bytes:
     described = b""
     for port in unit.port_groups.relative_ids:
         name = _scsi_name(f"{target},t,0x{port:04x}")
-        designator = _designator(_ISCSI | _UTF_8, _OF_PORT | _SCSI_NAME, name)
+        designator = _designator(_ISCSI | _UTF_8, _OF_PORT | _SCSI_NAME, name) if target else b""
         described += struct.pack(">xxHxxHxxH", port, 0, len(designator)) + designator
     return described
 

@@ -39,7 +39,9 @@ CommandsDone: TypeAlias = Callable[[Sequence[Completion]], None]
 
 @dataclass(frozen=True, slots=True)
 class TargetPort:
-    """A target port of the array: one for each portal group, which is one storage processor."""
+    """A target port of the array: one for each portal group, which is one storage processor. Without a
+    name it is not known by which port of its group a command came.
+    """
 
     name: str = "iqn.2026-01.io.iscsi-rp:port,t,0x0001"
     'SCSI port name: the target\'s iSCSI name, ",t,0x" and the portal group tag (RFC 7143 4.4.1).'

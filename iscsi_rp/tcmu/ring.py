@@ -13,6 +13,7 @@ Head and tail are read and written as aligned words of 32 bits. On x86 that is a
 needs.
 """
 
+import mmap
 import struct
 from collections import deque
 from collections.abc import Sequence
@@ -69,7 +70,7 @@ class Ring:
     Before the reset `release` it: the kernel takes the pages of the data area away.
     """
 
-    def __init__(self, mapping: Buffer) -> None:
+    def __init__(self, mapping: Buffer | mmap.mmap) -> None:
         """`mapping` of `/dev/uioN`: all of it, writable. Raises RingError."""
         self._memory = memory = memoryview(mapping)
         if len(memory) < MAILBOX_BYTES:

@@ -1,0 +1,168 @@
+"""The kernel's front end: user backstores of our subtype, whose commands logical units here serve.
+
+A backstore's configuration string names what it is: `rpsplit/NAME`. Who makes it, this program or somebody in
+targetcli, makes no difference. It may be there before we are (a restart, a configuration restored at boot):
+then it is blocked, its ring is reset, and it goes on; initiators were made to wait, not to fail.
+"""
+
+import asyncio
+import contextlib
+import errno
+from typing import Final
+
+import structlog
+
+from iscsi_rp.errors import Error
+from iscsi_rp.frontend.memory import stay_in_memory
+from iscsi_rp.frontend.tcmu_device import TcmuDevice
+from iscsi_rp.frontend.tcmu_netlink import DeviceEvent, Event, Netlink
+from iscsi_rp.frontend.tcmu_uio import Place, block, reset_ring, scan
+from iscsi_rp.iscsi.latency import Histogram
+from iscsi_rp.scsi import LogicalUnit
+
+SUBTYPE: Final = "rpsplit"
+_LISTEN_AGAIN_S: Final = 1.0
+
+_log = structlog.get_logger(__name__)
+
+
+class TcmuServer:
+    """Made and used on a running event loop."""
+
+    def __init__(self) -> None:
+        self._netlink = Netlink()
+        self._units: dict[str, LogicalUnit] = {}
+        "By configuration."
+        self._devices: dict[int, TcmuDevice] = {}
+        "By minor number."
+        self._listening: asyncio.Task[None] | None = None
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._changing = asyncio.Lock()
+
+    async def start(self) -> None:
+        """Raises `NoKernelTargetError`."""
+        await self._netlink.open()
+        stay_in_memory()
+        self._listening = asyncio.create_task(self._listen(), name="tcmu events")
+
+    async def close(self, grace_s: float = 10.0) -> None:
+        """Let commands in flight finish for at most `grace_s`. The backstores stay, blocked: initiators wait
+        for the next start.
+        """
+        if self._listening is not None:
+            self._listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listening
+        for task in list(self._tasks):
+            task.cancel()
+        async with self._changing:
+            await asyncio.gather(*(self._leave(device, grace_s) for device in list(self._devices.values())))
+        await self._netlink.close()
+
+    async def serve(self, config: str, unit: LogicalUnit) -> None:
+        """Backstores of this configuration are `unit`: those that are there, and those to come."""
+        async with self._changing:
+            self._units[config] = unit
+            for place in await asyncio.to_thread(lambda: list(scan(SUBTYPE))):
+                if place.config == config:
+                    await self._take_over(place)
+
+    async def withdraw(self, config: str, grace_s: float = 10.0) -> None:
+        """Serve it no more. A backstore that is still there stays blocked."""
+        async with self._changing:
+            self._units.pop(config, None)
+            for device in self.devices(config):
+                await self._leave(device, grace_s)
+
+    def devices(self, config: str) -> list[TcmuDevice]:
+        """The backstores of a configuration that are served."""
+        return [device for device in self._devices.values() if device.place.config == config]
+
+    def latency(self, config: str) -> Histogram | None:
+        """How long commands took, since the backstore is served."""
+        return next((device.histogram for device in self.devices(config)), None)
+
+    # Events of the kernel.
+
+    async def _listen(self) -> None:
+        while True:
+            try:
+                async for event in self._netlink.events():
+                    async with self._changing:
+                        await self._take_in(event)
+            except Exception as error:  # whatever a library makes of what comes by netlink
+                _log.error("cannot read what the kernel tells of backstores", reason=str(error))
+                await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    async def _take_in(self, event: DeviceEvent) -> None:
+        place = Place.parse(event.name, event.minor)
+        if place is None or place.subtype != SUBTYPE:
+            return
+        status = 0
+        if event.event is Event.ADDED:
+            status = self._added(place)
+        elif event.event is Event.REMOVED:
+            self._removed(place)
+        elif event.config is not None and event.config != f"{SUBTYPE}/{place.config}":
+            _log.error("a backstore cannot become another one", backstore=place.name, wanted=event.config)
+            status = -errno.EINVAL
+        await self._netlink.answer(event, status)
+
+    def _added(self, place: Place) -> int:
+        unit = self._units.get(place.config)
+        if unit is None:
+            _log.error("a backstore names no volume of the kernel's front end", backstore=place.name)
+            return -errno.ENOENT
+        if place.minor in self._devices:
+            return 0
+        try:
+            self._serve(place, unit)
+        except Error as error:
+            _log.error("cannot serve a backstore", backstore=place.name, reason=error.message)
+            return -errno.EIO
+        return 0
+
+    def _removed(self, place: Place) -> None:
+        device = self._devices.pop(place.minor, None)
+        if device is not None:
+            device.let_go()
+            _log.info("a backstore is gone", backstore=place.name)
+
+    # Changes of hands.
+
+    def _serve(self, place: Place, unit: LogicalUnit) -> None:
+        self._devices[place.minor] = TcmuDevice(place, unit, self._broken)
+        _log.info("a backstore is served", backstore=place.name, config=place.config)
+
+    async def _take_over(self, place: Place) -> None:
+        """Of one that may have had another handler. Logs what goes wrong."""
+        if place.minor in self._devices:
+            return
+        try:
+            await asyncio.to_thread(block, place, True)
+            await asyncio.to_thread(reset_ring, place)
+            self._serve(place, self._units[place.config])
+            await asyncio.to_thread(block, place, False)
+        except Error as error:
+            _log.error("cannot take a backstore over", backstore=place.name, reason=error.message)
+
+    async def _leave(self, device: TcmuDevice, grace_s: float) -> None:
+        try:
+            await asyncio.to_thread(block, device.place, True)
+            async with asyncio.timeout(grace_s):
+                await device.idle()
+        except (Error, TimeoutError) as error:
+            _log.warning("a backstore has commands open", backstore=device.place.name, reason=str(error))
+        self._devices.pop(device.place.minor, None)
+        device.let_go()
+
+    def _broken(self, device: TcmuDevice) -> None:
+        self._devices.pop(device.place.minor, None)
+        task = asyncio.create_task(self._again(device.place), name="tcmu reset")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _again(self, place: Place) -> None:
+        async with self._changing:
+            if place.config in self._units:
+                await self._take_over(place)
