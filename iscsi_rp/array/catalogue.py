@@ -3,7 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Final, Self
@@ -11,7 +11,7 @@ from uuid import UUID, uuid4
 
 from iscsi_rp.array.access_tables import AccessTables
 from iscsi_rp.control.database import Database
-from iscsi_rp.control.models import Processor, Sector, VolumeKind
+from iscsi_rp.control.models import FrontEnd, Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
 from iscsi_rp.scsi.medium import Work
 
@@ -48,7 +48,11 @@ CREATE TABLE shown_lun (
     PRIMARY KEY (initiator, lun), UNIQUE (initiator, volume_uuid));
 """
 _UNFINISHED_WORK: Final = "ALTER TABLE volume ADD COLUMN unfinished TEXT"
-_STEPS: Final = (_VOLUMES_AND_ATTACHMENTS, _PROCESSORS_AND_ACCESS, _UNFINISHED_WORK)
+_FRONT_ENDS: Final = """
+ALTER TABLE volume ADD COLUMN front_end TEXT NOT NULL DEFAULT 'embedded';
+ALTER TABLE array ADD COLUMN owned_in_lio TEXT NOT NULL DEFAULT '';
+"""
+_STEPS: Final = (_VOLUMES_AND_ATTACHMENTS, _PROCESSORS_AND_ACCESS, _UNFINISHED_WORK, _FRONT_ENDS)
 
 
 def naa_of(uuid: str) -> str:
@@ -79,6 +83,7 @@ class VolumeRow:
     "Its dirty map cannot be trusted: only a full sweep finds what differs from the copy."
     unfinished: Work | None = None
     "Formatting or sanitizing that was begun and has not ended well."
+    front_end: FrontEnd = FrontEnd.EMBEDDED
 
     @property
     def naa(self) -> str:
@@ -113,7 +118,7 @@ class Catalogue:
         self.access = AccessTables(database)
         with database.transaction() as db:
             if db.execute("SELECT count(*) FROM array").fetchone() == (0,):
-                db.execute("INSERT INTO array VALUES (?, 0)", (str(uuid4()),))
+                db.execute("INSERT INTO array (array_id, restarts) VALUES (?, 0)", (str(uuid4()),))
             (self.array_id,) = db.execute("SELECT array_id FROM array").fetchone()
 
     @classmethod
@@ -136,7 +141,8 @@ class Catalogue:
         with self._database.transaction() as db:
             rows = db.execute(
                 "SELECT uuid, name, lun, kind, path, size_bytes, block_size, physical_block_size, owner,"
-                " registrations, growing_to_bytes, sweep_needed, unfinished FROM volume ORDER BY lun"
+                " registrations, growing_to_bytes, sweep_needed, unfinished, front_end"
+                " FROM volume ORDER BY lun"
             ).fetchall()
         return [_volume(*row) for row in rows]
 
@@ -148,6 +154,7 @@ class Catalogue:
         size_bytes: int,
         sector: Sector = Sector.E512,
         owner: Processor = Processor.A,
+        front_end: FrontEnd = FrontEnd.EMBEDDED,
     ) -> VolumeRow:
         """A new volume, with a new UUID and the lowest free LUN.
 
@@ -163,9 +170,11 @@ class Catalogue:
                 raise ConflictError(f"the array has {MAX_LUNS} volumes, and no LUN is free")
             block, physical = sector.block_size, sector.physical_block_size
             row = VolumeRow(str(uuid4()), name, lun, kind, path, size_bytes, block, physical, owner)
+            row = replace(row, front_end=front_end)
             db.execute(
                 "INSERT INTO volume (uuid, name, lun, kind, path, size_bytes, block_size,"
-                " physical_block_size, owner, sweep_needed) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
+                " physical_block_size, owner, front_end, sweep_needed)"
+                " VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, 0)",
                 (
                     row.uuid,
                     name,
@@ -176,6 +185,7 @@ class Catalogue:
                     block,
                     physical,
                     owner.value,
+                    front_end.value,
                 ),
             )
         return row
@@ -193,6 +203,25 @@ class Catalogue:
 
     def set_registrations(self, uuid: str, registrations: bytes) -> None:
         self._set_volume(uuid, "registrations = ?", registrations)
+
+    def move(self, uuid: str, front_end: FrontEnd, registrations: bytes) -> None:
+        """Another front end shows it from now on, with these registrations."""
+        with self._database.transaction() as db:
+            changed = db.execute(
+                "UPDATE volume SET front_end = ?, registrations = ? WHERE uuid = ?",
+                (front_end.value, registrations, uuid),
+            )
+            _expect_one(changed, "volume", uuid)
+
+    def owned_in_lio(self) -> str:
+        """What `set_owned_in_lio` was last given."""
+        with self._database.transaction() as db:
+            (owned,) = db.execute("SELECT owned_in_lio FROM array").fetchone()
+        return str(owned)
+
+    def set_owned_in_lio(self, owned: str) -> None:
+        with self._database.transaction() as db:
+            db.execute("UPDATE array SET owned_in_lio = ?", (owned,))
 
     def set_unfinished(self, uuid: str, work: Work | None) -> None:
         self._set_volume(uuid, "unfinished = ?", work)
@@ -282,6 +311,7 @@ def _volume(
     growing_to_bytes: int | None,
     sweep_needed: int,
     unfinished: str | None,
+    front_end: str,
 ) -> VolumeRow:
     return VolumeRow(
         uuid,
@@ -297,6 +327,7 @@ def _volume(
         growing_to_bytes,
         bool(sweep_needed),
         None if unfinished is None else Work(unfinished),
+        FrontEnd(front_end),
     )
 
 

@@ -2,11 +2,11 @@
 
 import asyncio
 import contextlib
-from typing import Final
 
 import structlog
 
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.front_ends import FrontEnds
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import Protection
 from iscsi_rp.array.service import Service
@@ -20,9 +20,6 @@ from iscsi_rp.control.models import Portal
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer, portal_name
-
-GRACE_S: Final = 5.0
-"For commands in flight, at the end."
 
 _log = structlog.get_logger(__name__)
 
@@ -58,7 +55,11 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         # Splitters before portals: no write of a host may find a protected volume without one.
         await protection.start()
         server = IscsiServer()
-        server.add_target(config.array.iqn, {volume.row.lun: volume.unit for volume in volumes.values()})
+        server.add_target(config.array.iqn, {})
+        initiators = Initiators(catalogue, server, volumes)
+        front_ends = FrontEnds(server, config.array.iqn, config.lio, volumes, catalogue, initiators)
+        stack.push_async_callback(front_ends.close)
+        await front_ends.start()
         space = SpaceWatch(volumes, config.array.space_low_percent)
         service = Service(
             config.array.name,
@@ -69,11 +70,11 @@ async def run(config: Config, stop: asyncio.Event) -> None:
             volumes,
             protection,
             space,
-            Initiators(catalogue, server, volumes),
+            initiators,
+            front_ends,
             serve,
         )
         stack.push_async_callback(service.stop)
-        stack.push_async_callback(server.close, GRACE_S)
         for portal in config.array.portals:
             group = portal.sp.portal_group
             host, port = await server.listen(portal.host, portal.port, portal_group=group)

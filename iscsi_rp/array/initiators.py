@@ -1,7 +1,7 @@
 """Initiators: who may log in and what they see, as the catalogue has it, in force at the front end."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Final
 
@@ -39,6 +39,8 @@ class Initiators:
         self._server = server
         self._volumes = volumes
         self._changing = asyncio.Lock()
+        self.enforced: Callable[[Access], Awaitable[None]] | None = None
+        "Told of new rules: another front end that has to know them."
         self._rows: dict[str, InitiatorRow] = {}
         self._rules = RulesRow()
         self._read()
@@ -50,12 +52,14 @@ class Initiators:
 
     def enforce(self) -> None:
         """Give the front end the rules as they are, after a change of them or of the volumes."""
-        self._server.set_access(
-            Access(
-                listed_only=self._rules.listed_only,
-                initiators={name: self._access(row) for name, row in self._rows.items()},
-                discovery=InitiatorAccess(self._rules.chap, self._rules.mutual),
-            )
+        self._server.set_access(self.access)
+
+    @property
+    def access(self) -> Access:
+        return Access(
+            listed_only=self._rules.listed_only,
+            initiators={name: self._access(row) for name, row in self._rows.items()},
+            discovery=InitiatorAccess(self._rules.chap, self._rules.mutual),
         )
 
     def _access(self, row: InitiatorRow) -> InitiatorAccess:
@@ -165,6 +169,8 @@ class Initiators:
     async def _changed(self) -> None:
         await asyncio.to_thread(self._read)
         self.enforce()
+        if self.enforced is not None:
+            await self.enforced(self.access)
 
     def _shown(self, luns: Sequence[ShownVolume]) -> dict[int, str]:
         """LUN -> UUID. NotFoundError: no such volume. ConflictError: a LUN or volume is given twice."""

@@ -8,10 +8,11 @@ from typing import Final
 from pydantic import JsonValue
 
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.front_ends import FrontEnds
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import ProtectedGroup, Protection
 from iscsi_rp.array.space import SpaceWatch
-from iscsi_rp.array.status import array_alerts, refused_model, session_model, splitter_status
+from iscsi_rp.array.status import array_alerts, kernel_alerts, refused_model, session_model, splitter_status
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import create_file
 from iscsi_rp.control.app import no_such
@@ -27,6 +28,7 @@ from iscsi_rp.control.models import (
     VolumeChange,
     VolumeCreate,
     VolumeKind,
+    VolumeMove,
 )
 from iscsi_rp.errors import ConflictError, NotFoundError, UnreachableError, UsageError
 from iscsi_rp.frontend import IscsiServer
@@ -52,6 +54,7 @@ class Service:
         protection: Protection,
         space: SpaceWatch,
         initiators: Initiators,
+        front_ends: FrontEnds,
         serve: Callable[[VolumeRow], ServedVolume],
     ) -> None:
         """`volumes` are by UUID; the service adds, by `serve`, and removes them."""
@@ -65,6 +68,7 @@ class Service:
         self._serve = serve
         self._space = space
         self.initiators = initiators
+        self._front_ends = front_ends
         self._jobs = Jobs()
         self._changing = asyncio.Lock()
         self.portals: list[Portal] = []
@@ -76,12 +80,13 @@ class Service:
 
     async def list_volumes(self) -> list[Volume]:
         return [
-            self._model(volume) for volume in sorted(self._volumes.values(), key=lambda each: each.row.lun)
+            await self._model(volume)
+            for volume in sorted(self._volumes.values(), key=lambda each: each.row.lun)
         ]
 
-    def _model(self, volume: ServedVolume) -> Volume:
+    async def _model(self, volume: ServedVolume) -> Volume:
         group = self._group_of(volume)
-        return volume.model(group is not None and group.restoring)
+        return volume.model(group is not None and group.restoring, await self._front_ends.device(volume))
 
     def _group_of(self, volume: ServedVolume) -> ProtectedGroup | None:
         return next((group for group in self._protection.groups.values() if volume in group.volumes), None)
@@ -105,15 +110,20 @@ class Service:
                     path.unlink(missing_ok=True)
                 raise
             volume = self._serve(row)
-            if volume.error is not None:
+            try:
+                if volume.error is not None:
+                    raise ConflictError(volume.error)
+                self._volumes[row.uuid] = volume
+                await self._front_ends.show(volume)
+            except BaseException:
+                self._volumes.pop(row.uuid, None)
+                await volume.close()
                 await asyncio.to_thread(self._catalogue.remove_volume, row.uuid)
                 if created and path is not None:
                     path.unlink(missing_ok=True)
-                raise ConflictError(volume.error)
-            self._volumes[row.uuid] = volume
-            self._server.set_lun(self._iqn, row.lun, volume.unit)
+                raise
             self._protection.announce()
-            return self._model(volume)
+            return await self._model(volume)
 
     def _store_for(self, request: VolumeCreate) -> tuple[Path | None, bool]:
         """The path of the new volume's store, and whether it was made just now. Blocks."""
@@ -149,7 +159,7 @@ class Service:
                 f"the store at {path} is empty", hint="Give a size for a new one at another path."
             )
         return self._catalogue.add_volume(
-            request.name, request.kind, path, size, request.sector, request.owner
+            request.name, request.kind, path, size, request.sector, request.owner, request.front_end
         )
 
     async def change_volume(self, name: str, request: VolumeChange) -> Volume:
@@ -164,7 +174,29 @@ class Service:
                     _check_growth(volume, request.size_bytes)
                     await volume.grow(self._catalogue, request.size_bytes, preallocate=request.preallocate)
                 self._protection.announce()
-            return self._model(volume)
+                await self._front_ends.resized(volume)
+            return await self._model(volume)
+
+    async def move_volume(self, name: str, request: VolumeMove) -> Volume:
+        async with self._changing:
+            volume = self._volume(name)
+            if request.front_end is volume.row.front_end:
+                raise ConflictError(f"volume {name!r} is shown by the front end {request.front_end} already")
+            if volume.error is not None:
+                raise ConflictError(f"volume {name!r} is offline: {volume.error}")
+            if volume.unit.medium.sense is not None:
+                raise ConflictError(f"volume {name!r} is being formatted or sanitized")
+            if not request.force:
+                await self._check_unused(volume, "move")
+            await self._front_ends.move(volume, request.front_end)
+            return await self._model(volume)
+
+    async def _check_unused(self, volume: ServedVolume, what: str) -> None:
+        if users := await self._front_ends.users(volume):
+            raise ConflictError(
+                f"volume {volume.row.name!r} may be in use: {', '.join(users)}",
+                hint=f"Log the initiators out, or unmount the disk; or {what} it with --force.",
+            )
 
     def _check_processor(self, owner: Processor) -> None:
         if owner not in {portal.processor for portal in self.portals}:
@@ -182,24 +214,20 @@ class Service:
                     f"volume {name!r} is in group {volume.group!r}",
                     hint=f"Delete the group first: `iscsi-rp group delete {volume.group}`.",
                 )
-            if not force and (users := self._users(name)):
-                raise ConflictError(
-                    f"initiators are logged in, and may use volume {name!r}: {', '.join(users)}",
-                    hint="Log them out, or delete it with --force.",
-                )
+            if not force:
+                await self._check_unused(volume, "delete")
+            await self._front_ends.hide(volume)
             await asyncio.to_thread(self._catalogue.remove_volume, volume.row.uuid)
             del self._volumes[volume.row.uuid]
-            self._server.set_lun(self._iqn, volume.row.lun, None)
             await self.initiators.volume_deleted()
             self._protection.announce()
             await volume.close()
             if destroy and volume.row.kind is VolumeKind.FILE and volume.row.path is not None:
                 await asyncio.to_thread(volume.row.path.unlink, True)
 
-    def _users(self, name: str) -> list[str]:
-        """The initiators that are logged in and see a volume."""
-        logged_in = sorted({session.initiator.lower() for session in self._server.sessions()})
-        return [each for each in logged_in if name in self.initiators.shown_to(each).values()]
+    async def apply_to_lio(self) -> list[str]:
+        kernel = await self._front_ends.kernel()
+        return await kernel.apply()
 
     # -- status
 
@@ -212,7 +240,7 @@ class Service:
     async def latencies(self) -> Latencies:
         volumes = []
         for volume in self._volumes.values():
-            reads, writes = self._server.latency(volume.unit)
+            reads, writes = self._front_ends.latency(volume)
             volumes.append(VolumeLatency(volume=volume.row.name, reads=list(reads), writes=list(writes)))
         sessions = []
         for session in self._server.sessions():
@@ -235,6 +263,7 @@ class Service:
         return Latencies(volumes=volumes, sessions=sessions, initiators=initiators)
 
     async def status(self) -> ArrayStatus:
+        kernel = await self._front_ends.status()
         return ArrayStatus(
             name=self._name,
             array_id=self._catalogue.array_id,
@@ -244,7 +273,12 @@ class Service:
             groups=[splitter_status(group, self._protection) for group in self._protection.groups.values()],
             sessions=await self.list_sessions(),
             refused_logins=refused_model(self._server.logins),
-            alerts=[*array_alerts(self._volumes.values(), self._protection), *self._space.alerts()],
+            kernel=kernel,
+            alerts=[
+                *array_alerts(self._volumes.values(), self._protection),
+                *self._space.alerts(),
+                *kernel_alerts(kernel),
+            ],
         )
 
     # -- jobs

@@ -7,6 +7,7 @@ from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.clock import utc_ns
 from iscsi_rp.control.models import (
     Alert,
+    KernelTarget,
     Processor,
     RefusedLogin,
     RefusedLogins,
@@ -106,4 +107,13 @@ def array_alerts(volumes: Iterable[ServedVolume], protection: Protection) -> Ite
             code="cannot-attach",
             text=f"group {name!r} cannot be attached: {reason}",
             next_step="Delete the group at its appliance, or free its volumes.",
+        )
+
+
+def kernel_alerts(kernel: KernelTarget | None) -> Iterator[Alert]:
+    if kernel is not None and kernel.error is not None:
+        yield Alert(
+            code="kernel-target",
+            text=f"the kernel's target is not as it should be: {kernel.error}",
+            next_step="See `iscsi-rp lio show`; `iscsi-rp lio apply` tries again at once.",
         )

@@ -10,7 +10,7 @@ import structlog
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.stack import Joint
 from iscsi_rp.block import FileDevice, MemoryDevice, StoreSizeError, grow_file
-from iscsi_rp.control.models import Processor, Volume, VolumeKind, VolumeState
+from iscsi_rp.control.models import FrontEnd, Processor, Volume, VolumeKind, VolumeState
 from iscsi_rp.control.runtime import later
 from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error
@@ -79,6 +79,8 @@ class ServedVolume:
         those that have portals; `save` keeps the persistent reservations, `note` what is half formatted.
         """
         self.row = row
+        self._save, self._note = save, note
+        self._readable = True
         self.error: str | None = None
         self.group: str | None = None
         self.store: FileDevice | MemoryDevice | OfflineDevice
@@ -87,7 +89,7 @@ class ServedVolume:
         except RegistrationsFormatError as error:
             # Who may write is not known, so nobody may; and what is stored stays for whoever can read it.
             self._go_offline(f"its persistent reservations cannot be read: {error.message}")
-            row, save = replace(row, registrations=b""), None
+            self._readable = False
         else:
             try:
                 self.store = open_store(row)
@@ -95,27 +97,33 @@ class ServedVolume:
                 self._go_offline(error.message)
         self.joint = Joint(self.store)
         self._processors = processors
-        self.unit = self._logical_unit(row, save, note)
+        self.unit = self._logical_unit()
         self._maps = maps
 
     def _go_offline(self, reason: str) -> None:
         self.error = reason
         self.store = OfflineDevice(self.row.size_bytes, self.row.block_size, reason)
 
-    def _logical_unit(self, row: VolumeRow, save: Save | None, note: Note | None) -> LogicalUnit:
-        groups = [processor.portal_group for processor in self._processors]
-        owner = row.owner if row.owner in self._processors else self._processors[0]
+    def _logical_unit(self) -> LogicalUnit:
+        row = self.row
+        embedded = row.front_end is FrontEnd.EMBEDDED
         return LogicalUnit(
             self.joint,
             Identity(bytes.fromhex(row.naa), row.uuid.replace("-", ""), product="VOLUME"),
             physical_block_size=row.physical_block_size,
-            port_groups=PortGroups({group: (group,) for group in groups}, owner.portal_group),
-            registrations=row.registrations,
-            save=save,
+            port_groups=self._port_groups() if embedded else _kernel_port_groups(),
+            # The kernel keeps those of its own initiators.
+            registrations=row.registrations if embedded and self._readable else b"",
+            save=self._save if embedded and self._readable else None,
             unfinished=row.unfinished,
-            note=note,
+            note=self._note,
             later=later,
         )
+
+    def _port_groups(self) -> PortGroups:
+        groups = [processor.portal_group for processor in self._processors]
+        owner = self.row.owner if self.row.owner in self._processors else self._processors[0]
+        return PortGroups({group: (group,) for group in groups}, owner.portal_group)
 
     @property
     def map_path(self) -> Path:
@@ -126,7 +134,7 @@ class ServedVolume:
             return self.row.path.with_name(self.row.path.name + ".map")
         return self._maps / f"{self.row.uuid}.map"
 
-    def model(self, restoring: bool) -> Volume:
+    def model(self, restoring: bool, device: str | None = None) -> Volume:
         state = (
             VolumeState.OFFLINE if self.error else VolumeState.RESTORING if restoring else VolumeState.ONLINE
         )
@@ -141,6 +149,8 @@ class ServedVolume:
             kind=self.row.kind,
             path=self.row.path,
             owner=self.row.owner,
+            front_end=self.row.front_end,
+            device=device,
             group=self.group,
             state=state,
             error=self.error,
@@ -167,8 +177,16 @@ class ServedVolume:
 
     def set_owner(self, owner: Processor) -> None:
         """Raises `ValueError`: that storage processor has no portals."""
-        self.unit.set_owner(owner.portal_group)
+        if self.row.front_end is FrontEnd.EMBEDDED:
+            self.unit.set_owner(owner.portal_group)
         self.row = replace(self.row, owner=owner)
+
+    def moved(self, front_end: FrontEnd, registrations: bytes) -> None:
+        """Another front end is to show it: by a new logical unit, so nothing of the old nexuses is left. None
+        of their commands may be under way.
+        """
+        self.row = replace(self.row, front_end=front_end, registrations=registrations)
+        self.unit = self._logical_unit()
 
     async def exchanged(self, below: BlockDevice) -> None:
         """Put a device under the joint, once nothing is in flight."""
@@ -188,3 +206,10 @@ class ServedVolume:
 
     async def close(self) -> None:
         await self.store.close()
+
+
+def _kernel_port_groups() -> PortGroups:
+    """All ports of the kernel's target are one group: we are not told by which of them a command came, and
+    they lead to the same process.
+    """
+    return PortGroups({1: tuple(processor.portal_group for processor in Processor)})

@@ -14,8 +14,10 @@ from iscsi_rp.cli.config import config
 from iscsi_rp.cli.daemons import appliance, array
 from iscsi_rp.cli.demo import demo
 from iscsi_rp.cli.group import group
+from iscsi_rp.cli.host import host
 from iscsi_rp.cli.image import image
 from iscsi_rp.cli.initiator import initiator
+from iscsi_rp.cli.lio import lio
 from iscsi_rp.cli.recover import recover_production
 from iscsi_rp.cli.session import session
 from iscsi_rp.cli.site import Site
@@ -100,6 +102,8 @@ for command in (
     session,
     initiator,
     access,
+    lio,
+    host,
     config,
     array,
     appliance,

@@ -10,7 +10,16 @@ from iscsi_rp.cli.latency import print_latencies
 from iscsi_rp.cli.output import json_option, print_facts, print_json, print_table, yes_option
 from iscsi_rp.cli.parameters import ABSOLUTE_PATH, size, volume_argument
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import Processor, Sector, Volume, VolumeChange, VolumeCreate, VolumeKind
+from iscsi_rp.control.models import (
+    FrontEnd,
+    Processor,
+    Sector,
+    Volume,
+    VolumeChange,
+    VolumeCreate,
+    VolumeKind,
+    VolumeMove,
+)
 from iscsi_rp.errors import UsageError
 from iscsi_rp.units import format_size
 
@@ -19,6 +28,10 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 def owner_option(help_text: str) -> Callable[[F], F]:
     return click.option("--owner", type=click.Choice([sp.value for sp in Processor]), help=help_text)
+
+
+def front_end_option(**settings: Any) -> Callable[[F], F]:
+    return click.option("--front-end", type=click.Choice([each.value for each in FrontEnd]), **settings)
 
 
 @click.group()
@@ -38,6 +51,7 @@ def volume() -> None:
     "--sector", type=click.Choice([sector.value for sector in Sector]), default="512e", show_default=True
 )
 @owner_option("The storage processor by which it is best reached. Default: A.")
+@front_end_option(default="embedded", show_default=True, help="What shows it to hosts.")
 @json_option
 @pass_site
 def create(
@@ -49,6 +63,7 @@ def create(
     preallocate: bool,
     sector: str,
     owner: str | None,
+    front_end: str,
     as_json: bool,
 ) -> None:
     """Make a volume, or serve what is at --path."""
@@ -61,16 +76,15 @@ def create(
             "preallocate": preallocate,
             "sector": sector,
             "owner": owner or Processor.A,
+            "front_end": front_end,
         }
     )
     made = site.array.create_volume(request)
     if as_json:
         print_json(made)
     else:
-        status = site.array.status()
         click.echo(f"volume {made.name}: {format_size(made.size_bytes)}, LUN {made.lun}")
-        for portal in status.portals:
-            click.echo(f"for initiators: iscsi://{portal.address}/{status.iqn}/{made.lun}")
+        _print_ways(site, made)
 
 
 @volume.command("list")
@@ -111,6 +125,8 @@ def show(site: Site, name: str, as_json: bool) -> None:
             ("size", f"{format_size(found.size_bytes)} in blocks of {found.block_size} bytes"),
             ("physical blocks", f"{found.physical_block_size} bytes"),
             ("owner", f"SP {found.owner}"),
+            ("front end", found.front_end),
+            ("disk", found.device),
             ("LUN", found.lun),
             ("NAA", found.naa),
             ("UUID", found.uuid),
@@ -150,6 +166,36 @@ def resize(site: Site, name: str, size_bytes: int, preallocate: bool, as_json: b
         print_json(changed)
     else:
         click.echo(f"volume {name}: {format_size(changed.size_bytes)}")
+
+
+@volume.command("move")
+@volume_argument
+@front_end_option(required=True, help="What is to show it.")
+@click.option("--force", is_flag=True, help="Even while hosts use it: they lose it.")
+@json_option
+@pass_site
+def move(site: Site, name: str, front_end: str, force: bool, as_json: bool) -> None:
+    """Have another front end show a volume, with its data, its NAA and what is registered for good."""
+    request = VolumeMove(front_end=FrontEnd(front_end), force=force)
+    moved = site.array.move_volume(name, request)
+    if as_json:
+        print_json(moved)
+    else:
+        click.echo(f"volume {name}: shown by the front end {moved.front_end}")
+        _print_ways(site, moved)
+
+
+def _print_ways(site: Site, volume: Volume) -> None:
+    """How hosts reach it."""
+    if volume.front_end is FrontEnd.LOCAL:
+        click.echo(f"on this machine: {volume.device or f'/dev/disk/by-id/wwn-0x{volume.naa}'}")
+        return
+    status = site.array.status()
+    iqn, portals = status.iqn, status.portals
+    if volume.front_end is FrontEnd.LIO and status.kernel is not None:
+        iqn, portals = status.kernel.iqn, status.kernel.portals
+    for portal in portals:
+        click.echo(f"for initiators: iscsi://{portal.address}/{iqn}/{volume.lun}")
 
 
 @volume.command("delete")

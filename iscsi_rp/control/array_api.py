@@ -22,6 +22,7 @@ from iscsi_rp.control.models import (
     Volume,
     VolumeChange,
     VolumeCreate,
+    VolumeMove,
 )
 
 
@@ -65,11 +66,19 @@ class ArrayService(Protocol):
         """ConflictError: it would shrink, is in a group, or the storage processor has no portal."""
         ...
 
+    async def move_volume(self, name: str, request: VolumeMove) -> Volume:
+        """Another front end shows it. ConflictError: it is in use, unless `force`; or is shown so already."""
+        ...
+
     async def delete_volume(self, name: str, destroy: bool, force: bool) -> None:
         """Stops serving; with `destroy` removes a store that is a file too.
 
         ConflictError: it is in a group; or an initiator uses it, unless `force`.
         """
+        ...
+
+    async def apply_to_lio(self) -> list[str]:
+        """Makes the kernel's target what it should be; what was changed."""
         ...
 
     async def list_sessions(self) -> list[Session]: ...
@@ -118,9 +127,17 @@ def array_app(service: ArrayService) -> FastAPI:
     async def change_volume(name: str, request: VolumeChange) -> Volume:
         return await service.change_volume(name, request)
 
+    @app.post("/volumes/{name}/move")
+    async def move_volume(name: str, request: VolumeMove) -> Volume:
+        return await service.move_volume(name, request)
+
     @app.delete("/volumes/{name}", status_code=204)
     async def delete_volume(name: str, destroy: bool = False, force: bool = False) -> None:
         await service.delete_volume(name, destroy, force)
+
+    @app.post("/lio/apply")
+    async def apply_to_lio() -> list[str]:
+        return await service.apply_to_lio()
 
     @app.get("/sessions")
     async def list_sessions() -> list[Session]:

@@ -37,6 +37,7 @@ from iscsi_rp.control.models import (
     Volume,
     VolumeChange,
     VolumeCreate,
+    VolumeMove,
 )
 from iscsi_rp.errors import Error, UnreachableError, UsageError
 
@@ -163,6 +164,13 @@ class ArrayClient(ApiClient):
 
     def delete_volume(self, name: str, destroy: bool = False, force: bool = False) -> None:
         self._call("DELETE", _path("volumes", name), destroy=destroy, force=force)
+
+    def move_volume(self, name: str, request: VolumeMove) -> Volume:
+        return self._send(Volume, "POST", _path("volumes", name, "move"), request)
+
+    def apply_to_lio(self) -> list[str]:
+        """What was changed."""
+        return self._send(list[str], "POST", "/lio/apply")
 
     def list_sessions(self) -> list[Session]:
         return self._get(list[Session], "/sessions")

@@ -115,6 +115,14 @@ class ArrayConfig(Section):
         return sorted({portal.sp for portal in self.portals})
 
 
+class LioConfig(Section):
+    """The kernel's target, for the volumes of the front end `lio`."""
+
+    iqn: Annotated[str, AfterValidator(check_iscsi_name)] = "iqn.2026-11.io.iscsi-rp:array-1.lio"
+    portals: Annotated[list[ArrayPortal], Field(max_length=16)] = []
+    "None: the array makes no target in LIO, only backstores, which somebody shows by targetcli."
+
+
 class ApplianceConfig(Section):
     name: Name = "rpa-1"
     portals: Portals = [Portal("127.0.0.1", 3261)]
@@ -132,11 +140,13 @@ def _default_state() -> Path:
 class Config(Section):
     state: Path = Field(default_factory=_default_state)
     array: ArrayConfig = ArrayConfig()
+    lio: LioConfig = LioConfig()
     appliance: ApplianceConfig = ApplianceConfig()
 
     @model_validator(mode="after")
     def _portals_differ(self) -> Self:
-        portals = [str(portal) for portal in self.array.portals + self.appliance.portals]
+        lists = self.array.portals, self.lio.portals, self.appliance.portals
+        portals = [str(portal) for portals in lists for portal in portals]
         for portal in portals:
             if not portal.endswith(":0") and portals.count(portal) > 1:
                 raise ValueError(f"the portal {portal} is given twice")

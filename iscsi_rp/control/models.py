@@ -67,6 +67,17 @@ class VolumeKind(StrEnum):
     MEMORY = "memory"
 
 
+class FrontEnd(StrEnum):
+    """What shows a volume to hosts; one at a time."""
+
+    EMBEDDED = "embedded"
+    "The array's own iSCSI target."
+    LIO = "lio"
+    "The kernel's target."
+    LOCAL = "local"
+    "A SCSI disk of the machine that the array runs on: the host-based splitter."
+
+
 class VolumeState(StrEnum):
     ONLINE = "online"
     OFFLINE = "offline"
@@ -117,6 +128,7 @@ class VolumeCreate(Request):
     sector: Sector = Sector.E512
     owner: Processor = Processor.A
     "The storage processor through which it is best reached."
+    front_end: FrontEnd = FrontEnd.EMBEDDED
 
     @model_validator(mode="after")
     def _together(self) -> Self:
@@ -143,6 +155,14 @@ class VolumeChange(Request):
     owner: Processor | None = None
 
 
+class VolumeMove(Request):
+    """Show it by another front end. Registrations that survive a loss of power (APTPL) go with it."""
+
+    front_end: FrontEnd
+    force: bool = False
+    "Even while hosts use it."
+
+
 class Volume(Answer):
     name: str
     uuid: str
@@ -155,6 +175,9 @@ class Volume(Answer):
     kind: VolumeKind
     path: Path | None
     owner: Processor = Processor.A
+    front_end: FrontEnd = FrontEnd.EMBEDDED
+    device: str | None = None
+    "Of a local volume: the disk that it is, `/dev/sdX`; None while there is none."
     group: str | None = None
     state: VolumeState = VolumeState.ONLINE
     error: str | None = None
@@ -236,6 +259,20 @@ class RefusedLogins(Answer):
     "A few, newest first."
 
 
+class KernelTarget(Answer):
+    """The kernel's target, as far as it is the array's."""
+
+    iqn: str
+    portals: list[Portal]
+    volumes: list[str]
+    "Those that it serves now: their commands come here."
+    bus: str = ""
+    "How targetcli learns of the array's backstores."
+    differs: list[str] = []
+    "What LIO lacks or has beyond what it should, as changes; empty when all is as it should be."
+    error: str | None = None
+
+
 class ArrayStatus(Answer):
     name: str
     array_id: str
@@ -245,6 +282,8 @@ class ArrayStatus(Answer):
     groups: list[SplitterStatus]
     sessions: list[Session]
     refused_logins: RefusedLogins = RefusedLogins()
+    kernel: KernelTarget | None = None
+    "None: no volume is shown by it."
     alerts: list[Alert]
 
 

@@ -20,7 +20,7 @@ from iscsi_rp.iscsi.budget import ALL_HELD_BYTES, Budget
 from iscsi_rp.iscsi.latency import Histogram
 from iscsi_rp.iscsi.pdu import SCSI_EVENT
 from iscsi_rp.iscsi.shared import Shared
-from iscsi_rp.iscsi.task_management import abort_for
+from iscsi_rp.iscsi.task_management import Barrier, abort_for
 from iscsi_rp.scsi import LogicalUnit, Nexus
 from iscsi_rp.scsi.primary import encode_lun
 from iscsi_rp.scsi.sense import CAPACITY_CHANGED, REPORTED_LUNS_CHANGED, Sense
@@ -94,6 +94,19 @@ class IscsiServer:
         if unit is not None:
             self._adopt(unit)
         _tell_inventory(changed)
+
+    async def withdraw_lun(self, name: str, lun: int) -> None:
+        """Show nothing as a LUN of a target. When this returns no command for it is under way: what its
+        logical unit had begun has ended, and what it had not is aborted. Raises `NoSuchTargetError`.
+        """
+        unit = self._node.target(name).luns[lun]
+        over = asyncio.Event()
+        barrier = Barrier(lambda: unit.holds.after_all(over.set))
+        for session in self._node.sessions():
+            session.abort(barrier, unit, tell=True)
+        self.set_lun(name, lun, None)
+        barrier.arm()
+        await over.wait()
 
     def set_access(self, access: Access, *, grace_s: float = 10.0) -> None:
         """Change who may log in and see what. Sessions that are no longer allowed are ended."""

@@ -13,8 +13,9 @@ import structlog
 
 _LIBC: Final = ctypes.CDLL(None, use_errno=True)
 _PR_SET_IO_FLUSHER: Final = 57
-_MCL_ALL: Final = 1 | 2 | 4
-"CURRENT, FUTURE, ONFAULT: what is touched stays; nothing is read in for it beforehand."
+_MCL: Final = 1 | 4
+"""CURRENT, ONFAULT: what is touched stays, nothing is read in for it beforehand. Not FUTURE: it would have
+the kernel touch pages of a ring that are not there."""
 
 _log = structlog.get_logger(__name__)
 
@@ -23,5 +24,5 @@ def stay_in_memory() -> None:
     """For this thread and those that it starts. What the system refuses is logged: it serves without."""
     if _LIBC.prctl(_PR_SET_IO_FLUSHER, 1, 0, 0, 0):
         _log.warning("not an IO_FLUSHER", reason=os.strerror(ctypes.get_errno()))
-    if _LIBC.mlockall(_MCL_ALL):
+    if _LIBC.mlockall(_MCL):
         _log.warning("memory is not locked", reason=os.strerror(ctypes.get_errno()))

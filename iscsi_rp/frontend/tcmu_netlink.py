@@ -2,8 +2,7 @@
 
 Our own devices are configured so that the kernel waits for no reply. Others may have switched replies on for
 all (tcmu-runner does), and then a device that was made by other hands waits in state D until somebody
-answers: so every event of ours is answered, and an answer that nobody waits for is refused, which does no
-harm.
+answers. An answer that nobody waits for is refused, and complained of in the kernel's log.
 """
 
 import asyncio
@@ -91,8 +90,7 @@ class Netlink:
 
     async def close(self) -> None:
         for each in (self._events, self._answers):
-            with contextlib.suppress(OSError):
-                await asyncio.shield(each.close())
+            each.close()
 
     async def events(self) -> AsyncIterator[DeviceEvent]:
         """All that happens, until the task is cancelled."""
@@ -109,7 +107,7 @@ class Netlink:
             ("TCMU_ATTR_CMD_STATUS", status),
             ("TCMU_ATTR_DEVICE_ID", event.device_id),
         ]
-        # Refused: nobody waits for it. And the kernel's word may be late where it is busy.
+        # Refused: somebody else has answered. And the kernel's word may be late where it is busy.
         with contextlib.suppress(NetlinkError, TimeoutError):
             async with asyncio.timeout(_REPLY_S):
                 await self._request(message)

@@ -16,7 +16,7 @@ from iscsi_rp.errors import Error
 from iscsi_rp.frontend.memory import stay_in_memory
 from iscsi_rp.frontend.tcmu_device import TcmuDevice
 from iscsi_rp.frontend.tcmu_netlink import DeviceEvent, Event, Netlink
-from iscsi_rp.frontend.tcmu_uio import Place, block, reset_ring, scan
+from iscsi_rp.frontend.tcmu_uio import Place, block, reset_ring, scan, wants_reply
 from iscsi_rp.iscsi.latency import Histogram
 from iscsi_rp.scsi import LogicalUnit
 
@@ -35,6 +35,8 @@ class TcmuServer:
         "By configuration."
         self._devices: dict[int, TcmuDevice] = {}
         "By minor number."
+        self._replies: set[int] = set()
+        "Minor numbers of backstores about which the kernel waits for answers."
         self._listening: asyncio.Task[None] | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._changing = asyncio.Lock()
@@ -64,7 +66,7 @@ class TcmuServer:
         async with self._changing:
             self._units[config] = unit
             for place in await asyncio.to_thread(lambda: list(scan(SUBTYPE))):
-                if place.config == config:
+                if place.config == config and not self.devices(config):
                     await self._take_over(place)
 
     async def withdraw(self, config: str, grace_s: float = 10.0) -> None:
@@ -99,6 +101,7 @@ class TcmuServer:
         if place is None or place.subtype != SUBTYPE:
             return
         status = 0
+        replies = place.minor in self._replies or wants_reply(place)
         if event.event is Event.ADDED:
             status = self._added(place)
         elif event.event is Event.REMOVED:
@@ -106,7 +109,16 @@ class TcmuServer:
         elif event.config is not None and event.config != f"{SUBTYPE}/{place.config}":
             _log.error("a backstore cannot become another one", backstore=place.name, wanted=event.config)
             status = -errno.EINVAL
-        await self._netlink.answer(event, status)
+        self._note_replies(place, replies and event.event is not Event.REMOVED)
+        if replies:
+            await self._netlink.answer(event, status)
+
+    def _note_replies(self, place: Place, replies: bool) -> None:
+        """When it is removed there is no file any more that says so."""
+        if replies:
+            self._replies.add(place.minor)
+        else:
+            self._replies.discard(place.minor)
 
     def _added(self, place: Place) -> int:
         unit = self._units.get(place.config)
@@ -115,6 +127,10 @@ class TcmuServer:
             return -errno.ENOENT
         if place.minor in self._devices:
             return 0
+        if self.devices(place.config):
+            # Two of them would not know of each other's reservations.
+            _log.error("a volume has a backstore already", backstore=place.name, config=place.config)
+            return -errno.EEXIST
         try:
             self._serve(place, unit)
         except Error as error:

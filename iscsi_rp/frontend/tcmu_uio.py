@@ -59,6 +59,14 @@ def scan(subtype: str) -> Iterator[Place]:
             yield place
 
 
+def wants_reply(place: Place) -> bool:
+    """Whether the kernel waits for an answer to what it tells of the backstore."""
+    try:
+        return int((place.configfs / "attrib/nl_reply_supported").read_text()) > 0
+    except (OSError, ValueError):
+        return False
+
+
 def block(place: Place, blocked: bool) -> None:
     """While it is blocked the kernel answers new commands BUSY, and initiators send them again. Waits for the
     kernel: not on the event loop. Raises `TcmuDeviceError`.

@@ -75,6 +75,11 @@ class Reservations:
     def durable(self) -> bool:
         return self._save is not None
 
+    @property
+    def stored(self) -> bytes:
+        """What `save` was last given."""
+        return self._saved
+
     def is_open(self, nexus: Nexus) -> bool:
         """Whether no command of `nexus` conflicts."""
         if self.reserved_by is not None:

@@ -4,6 +4,7 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from copy import copy
 from typing import Any, Final, TypeVar
 
 from tests.kernel.guest import Guest, Running
@@ -15,13 +16,26 @@ HOST: Final = "iqn.2026-11.io.iscsi-rp:host"
 "The initiator's name."
 PORTALS: Final = {"A": "192.0.2.1", "B": "192.0.2.2"}
 "Addresses of the storage processors (RFC 5737), on the guest's loopback."
+KERNEL_IQN: Final = "iqn.2026-11.io.iscsi-rp:kernel.lio"
+KERNEL_PORTALS: Final = {"A": "192.0.2.3", "B": "192.0.2.4"}
+"Of the kernel's target."
 CONFIG: Final = f"""\
 state = "/srv/state"
 [array]
 iqn = "{IQN}"
 portals = ["{PORTALS["A"]}:3260", {{ address = "{PORTALS["B"]}:3260", sp = "B" }}]
+[lio]
+iqn = "{KERNEL_IQN}"
+portals = ["{KERNEL_PORTALS["A"]}:3260", {{ address = "{KERNEL_PORTALS["B"]}:3260", sp = "B" }}]
 [appliance]
 portals = ["{PORTALS["A"]}:3261"]
+"""
+ASK: Final = """\
+import socket, sys
+with socket.socket(socket.AF_UNIX) as line:
+    line.connect(sys.argv[1])
+    line.sendall(b"GET /status HTTP/1.0\\r\\n\\r\\n")
+    print(b"".join(iter(lambda: line.recv(65536), b"")).partition(b"\\r\\n\\r\\n")[2].decode())
 """
 READY_S: Final = 60.0
 
@@ -42,13 +56,16 @@ class Daemons:
         self._guest = guest
         self._running: dict[str, Running] = {}
         guest.run("dd", "of=/srv/iscsi-rp.toml", "status=none", stdin=CONFIG)
-        for address in PORTALS.values():
+        for address in (*PORTALS.values(), *KERNEL_PORTALS.values()):
             guest.run("ip", "address", "add", f"{address}/32", "dev", "lo")
 
     def start(self, name: str = "array") -> None:
         """Start one of them, and wait until it serves."""
         self._running[name] = self._guest.start(*self._command(name, "run"))
         eventually(f"the {name}", lambda: self._serves(name))
+
+    def pid(self, name: str = "array") -> int:
+        return self._running[name].pid
 
     def kill(self, name: str = "array") -> None:
         """SIGKILL, and wait until it is gone. Raises `AssertionError` where it has logged a traceback."""
@@ -75,14 +92,34 @@ class Daemons:
         self.cli("volume", "create", name, "--size", size, *options)
         return int(self.query("volume", "show", name)["lun"])
 
+    def mode(self, group: str) -> str:
+        """Of the array's splitter; empty while the array is not there."""
+        status = self.status()
+        return next((str(each["mode"]) for each in status.get("groups", ()) if each["group"] == group), "")
+
+    def status(self, name: str = "array") -> dict[str, Any]:
+        """What a daemon's API says, without the time that the command needs to start; empty while it is not
+        there.
+        """
+        asked = self._guest.run("python3", "-S", "-c", ASK, f"/srv/state/{name}/api.sock", check=False)
+        return dict(json.loads(asked.out)) if asked.code == 0 else {}
+
+    def protect(self, group: str, *volumes: str, journal: str = "512MiB") -> None:
+        """Make a group, and wait until it is SPLITTING."""
+        options = [option for volume in volumes for option in ("--volume", volume)]
+        self.cli("group", "create", group, *options, "--journal", journal)
+        self.until_splitting(group)
+
+    def until_splitting(self, group: str) -> None:
+        eventually("SPLITTING", lambda: self.mode(group) == "SPLITTING")
+
     def _command(self, *arguments: str) -> tuple[str, ...]:
         return (sys.executable, "-m", "iscsi_rp", "--config", "/srv/iscsi-rp.toml", *arguments)
 
     def _serves(self, name: str) -> bool:
         if self._running[name].ended:
             raise AssertionError(f"the {name} ended: {self._running[name].wait(check=False)}")
-        found = self._guest.run("test", "-S", f"/srv/state/{name}/api.sock", check=False)
-        return found.code == 0
+        return bool(self.status(name))
 
     def _end(self, name: str, signal: str) -> int:
         running = self._running.pop(name)
@@ -94,6 +131,9 @@ class Daemons:
 
 class OpenIscsi:
     """The initiator: `iscsid`, `iscsiadm` and what the kernel makes of them."""
+
+    iqn, portals = IQN, PORTALS
+    "The target that discovery looks for, and its storage processors."
 
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
@@ -108,15 +148,21 @@ class OpenIscsi:
             HOST,
         )
 
+    def towards(self, iqn: str, portals: dict[str, str]) -> "OpenIscsi":
+        """The same initiator, in front of another target."""
+        other = copy(self)
+        other.iqn, other.portals = iqn, portals
+        return other
+
     def admin(self, *arguments: str, check: bool = True) -> str:
         """What `iscsiadm ARGUMENTS` prints."""
         result = self._guest.run("iscsiadm", *arguments, check=check, timeout_s=90)
         return result.out + result.err
 
     def discover(self, processor: str = "A", *options: str) -> list[str]:
-        """The portals, `ADDRESS:PORT,GROUP`, at which `IQN` is found by asking a storage processor."""
-        found = self.admin("-m", "discovery", "-t", "sendtargets", "-p", PORTALS[processor], *options)
-        return [line.split()[0] for line in found.splitlines() if line.split()[1] == IQN]
+        """The portals, `ADDRESS:PORT,GROUP`, at which the target is found by asking a storage processor."""
+        found = self.admin("-m", "discovery", "-t", "sendtargets", "-p", self.portals[processor], *options)
+        return [line.split()[0] for line in found.splitlines() if line.split()[1] == self.iqn]
 
     def set(self, settings: Mapping[str, str], processor: str = "A") -> None:
         """Change settings of the node record."""
@@ -124,8 +170,8 @@ class OpenIscsi:
             self.node("-o", "update", "-n", name, "-v", value, processor=processor)
 
     def node(self, *arguments: str, processor: str = "A", check: bool = True) -> str:
-        portal = f"{PORTALS[processor]}:3260"
-        return self.admin("-m", "node", "-T", IQN, "-p", portal, *arguments, check=check)
+        portal = f"{self.portals[processor]}:3260"
+        return self.admin("-m", "node", "-T", self.iqn, "-p", portal, *arguments, check=check)
 
     def forget(self) -> None:
         """End all sessions, and forget all that was discovered."""
@@ -144,7 +190,7 @@ class OpenIscsi:
 
     def disk(self, lun: int, processor: str = "A") -> str:
         """The device that a LUN is, once udev knows it: `/dev/sdX`."""
-        path = f"/dev/disk/by-path/ip-{PORTALS[processor]}:3260-iscsi-{IQN}-lun-{lun}"
+        path = f"/dev/disk/by-path/ip-{self.portals[processor]}:3260-iscsi-{self.iqn}-lun-{lun}"
 
         def find() -> str:
             return self._guest.run("realpath", "-e", path, check=False).out.strip()

@@ -1,7 +1,5 @@
 """A protected LUN carries a file system while the appliance dies and comes back; LUN and copy end equal."""
 
-from typing import Any
-
 import pytest
 
 from tests.kernel.guest import Guest
@@ -17,15 +15,10 @@ def disk(daemons: Daemons, initiator: OpenIscsi) -> str:
     daemons.start("appliance")
     lun = daemons.create_volume("data", size="128MiB")
     daemons.cli("group", "create", "data", "--volume", "data", "--journal", "512MiB")
-    eventually("SPLITTING", lambda: mode(daemons) == "SPLITTING")
+    daemons.until_splitting("data")
     initiator.discover()
     initiator.login()
     return initiator.disk(lun)
-
-
-def mode(daemons: Daemons) -> str:
-    status: Any = daemons.query("status", check=False)  # it fails while the appliance is dead
-    return str(status["array"]["groups"][0]["mode"])
 
 
 def test_the_appliance_dies_under_load(guest: Guest, daemons: Daemons, disk: str) -> None:
@@ -33,10 +26,10 @@ def test_the_appliance_dies_under_load(guest: Guest, daemons: Daemons, disk: str
     guest.shell("cp -r /usr/bin/[a-c]* /mnt/data && sync")
     load = start_load(guest, "/mnt/data/load", seconds=20)
     daemons.kill("appliance")
-    eventually("MARKING", lambda: mode(daemons) == "MARKING")
+    eventually("MARKING", lambda: daemons.mode("data") == "MARKING")
     guest.shell("dd if=/dev/urandom of=/mnt/data/meanwhile bs=1M count=24 conv=fsync status=none")
     daemons.start("appliance")
-    eventually("SPLITTING again", lambda: mode(daemons) == "SPLITTING")
+    daemons.until_splitting("data")
     finish_load(load)
     guest.shell('umount /mnt/data && fsck.ext4 -fn "$1"', disk)
     said = guest.shell("dmesg")

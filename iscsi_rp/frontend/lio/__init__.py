@@ -5,6 +5,7 @@
 
 from iscsi_rp.frontend.lio.desired import Acl, Backstore, Desired, Loopback, Owned, Target, port_naa
 from iscsi_rp.frontend.lio.errors import LioConflictError, LioError, LioMissingError, LioUnsupportedError
+from iscsi_rp.frontend.lio.look import disk_of, initiators_of
 from iscsi_rp.frontend.lio.modules import ensure
 from iscsi_rp.frontend.lio.plan import plan
 from iscsi_rp.frontend.lio.steps import Kind, Step, apply
@@ -23,7 +24,9 @@ __all__ = [
     "Step",
     "Target",
     "apply",
+    "disk_of",
     "ensure",
+    "initiators_of",
     "plan",
     "port_naa",
 ]

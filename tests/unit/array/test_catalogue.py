@@ -71,7 +71,7 @@ def test_a_catalogue_of_the_second_version_is_brought_up_to_date(tmp_path: Path)
     path = tmp_path / "catalogue.db"
     old = Database.open(path, catalogue_module._STEPS[:2])
     with old.transaction() as db:
-        db.execute("INSERT INTO array VALUES ('the-array', 1)")
+        db.execute("INSERT INTO array (array_id, restarts) VALUES ('the-array', 1)")
         db.execute(
             "INSERT INTO volume VALUES ('u', 'data', 3, 'memory', NULL, 8192, 512, 0, 4096, 'B', x'01', NULL)"
         )

@@ -10,6 +10,7 @@ import pytest
 
 from iscsi_rp.array import initiators as initiators_module
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.front_ends import FrontEnds
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.protection import Protection
 from iscsi_rp.array.service import Service
@@ -22,6 +23,7 @@ from iscsi_rp.control.access_models import (
     InitiatorCreate,
     ShownVolume,
 )
+from iscsi_rp.control.config import LioConfig
 from iscsi_rp.control.models import Portal, Processor, VolumeChange, VolumeCreate, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
@@ -52,6 +54,7 @@ class Array:
             self.protection,
             SpaceWatch(self.volumes, 10.0),
             self.initiators,
+            FrontEnds(self.server, IQN, LioConfig(), self.volumes, self.catalogue, self.initiators),
             lambda row: self._serve(row, state),
         )
         self.service.portals.append(Portal(address="127.0.0.1:3260", processor=Processor.A))

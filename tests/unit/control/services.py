@@ -21,6 +21,7 @@ from iscsi_rp.control.models import (
     ArrayStatus,
     Bookmark,
     BookmarkCreate,
+    FrontEnd,
     GroupCreate,
     GroupSession,
     GroupState,
@@ -35,6 +36,7 @@ from iscsi_rp.control.models import (
     ImageSelector,
     Job,
     JobState,
+    KernelTarget,
     Moment,
     Portal,
     Processor,
@@ -47,6 +49,7 @@ from iscsi_rp.control.models import (
     Volume,
     VolumeChange,
     VolumeCreate,
+    VolumeMove,
 )
 from iscsi_rp.errors import ConflictError
 
@@ -133,6 +136,7 @@ class MemoryArray:
         }
         self.deleted: list[tuple[str, bool, bool]] = []
         self.session_ids = [1]
+        self.lio_differs: list[str] = []
         self.refused_logins = RefusedLogins()
         self.initiators.forget()
 
@@ -150,7 +154,17 @@ class MemoryArray:
             ],
             sessions=await self.list_sessions(),
             refused_logins=self.refused_logins,
+            kernel=self._kernel(),
             alerts=[Alert(code="A1", text="it smells of smoke", next_step="Look for fire.")],
+        )
+
+    def _kernel(self) -> KernelTarget | None:
+        served = [name for name, volume in self.volumes.items() if volume.front_end is FrontEnd.LIO]
+        portals = [Portal(address="192.0.2.1:3260", processor=Processor.A)]
+        return (
+            KernelTarget(iqn=f"{IQN}.lio", portals=portals, volumes=served, differs=self.lio_differs)
+            if served
+            else None
         )
 
     async def list_volumes(self) -> list[Volume]:
@@ -168,6 +182,8 @@ class MemoryArray:
             block_size=request.sector.block_size,
             physical_block_size=request.sector.physical_block_size,
             owner=request.owner,
+            front_end=request.front_end,
+            device="/dev/sdb" if request.front_end is FrontEnd.LOCAL else None,
             kind=request.kind,
             path=request.path or Path(f"/v/{request.name}.img"),
         )
@@ -220,6 +236,18 @@ class MemoryArray:
         changes = request.model_dump(exclude={"preallocate"}, exclude_none=True)
         self.volumes[name] = self.volumes[name].model_copy(update=changes)
         return self.volumes[name]
+
+    async def move_volume(self, name: str, request: VolumeMove) -> Volume:
+        if name not in self.volumes:
+            raise no_such("volume", name, "iscsi-rp volume list")
+        if self.session_ids and not request.force:
+            raise ConflictError(f"volume {name!r} may be in use: {HOST}", hint="Use --force.")
+        self.volumes[name] = self.volumes[name].model_copy(update={"front_end": request.front_end})
+        return self.volumes[name]
+
+    async def apply_to_lio(self) -> list[str]:
+        done, self.lio_differs = self.lio_differs, []
+        return done
 
     async def verify(self, group: str) -> Job:
         job = Job(

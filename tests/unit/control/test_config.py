@@ -98,7 +98,7 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     [
         ('[array]\n\nportal = ["x"]', "FILE:3: array.portal: unknown key, did you mean 'portals'?"),
         ("[aray]\n", "FILE:1: aray: unknown key, did you mean 'array'?"),
-        ("colour = 1", "FILE:1: colour: unknown key, known are state, array, appliance"),
+        ("colour = 1", "FILE:1: colour: unknown key, known are state, array, lio, appliance"),
         ('[appliance]\nname = "x"\n[array]\nname = "X Y"', "FILE:4: array.name: "),
         ('[array]\nportals = ["nowhere"]', "FILE:2: array.portals: 'nowhere' is not a portal"),
         ('[array]\nportals = ["::1:3260"]', "FILE:2: array.portals: '::1:3260' is not a portal"),

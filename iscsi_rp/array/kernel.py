@@ -1,0 +1,274 @@
+"""The array's volumes in the kernel's target: backstores that it serves, what LIO is to show of them, and
+what targetcli is told.
+
+What LIO has is compared with what it should have at each change, and put right; only what the array has made
+is ever removed. rtslib waits for the kernel, so all of it runs in a thread.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Final
+
+import structlog
+
+from iscsi_rp.array.catalogue import Catalogue
+from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.control.config import LioConfig
+from iscsi_rp.control.models import FrontEnd, KernelTarget, Portal
+from iscsi_rp.errors import Error
+from iscsi_rp.frontend.lio import (
+    Acl,
+    Backstore,
+    Desired,
+    Loopback,
+    Owned,
+    Target,
+    apply,
+    disk_of,
+    ensure,
+    initiators_of,
+    plan,
+    port_naa,
+)
+from iscsi_rp.frontend.tcmu_bus import Bridge
+from iscsi_rp.frontend.tcmu_server import SUBTYPE, TcmuServer
+from iscsi_rp.iscsi.access import Access, InitiatorAccess
+from iscsi_rp.iscsi.latency import Histogram
+
+AGAIN_S: Final = 10.0
+"What could not be put right, an address that is not there yet, is tried again."
+_DESCRIPTION: Final = "The name of a volume whose front end is lio: `iscsi-rp volume list` shows them."
+
+_log = structlog.get_logger(__name__)
+
+
+class Kernel:
+    """The front ends `lio` and `local`."""
+
+    def __init__(
+        self, config: LioConfig, volumes: Mapping[str, ServedVolume], catalogue: Catalogue, access: Access
+    ) -> None:
+        """`volumes` are by UUID, and change while this lives."""
+        self._config = config
+        self._volumes = volumes
+        self._catalogue = catalogue
+        self._access = access
+        self._server = TcmuServer()
+        self._bridge = Bridge(SUBTYPE, _DESCRIPTION, self._check)
+        self._going: set[str] = set()
+        "UUIDs of volumes that are about to be hidden."
+        self._changing = asyncio.Lock()
+        self._repairing: asyncio.Task[None] | None = None
+        self.error: str | None = None
+        "Why LIO is not as it should be."
+
+    async def start(self) -> None:
+        """Serve the backstores that are there. Raises `LioMissingError`, `NoKernelTargetError`."""
+        await asyncio.to_thread(ensure)
+        await self._server.start()
+        for volume in self._shown():
+            await self._server.serve(volume.row.name, volume.unit)
+        await self._bridge.start()
+        await self._put_right()
+        self._repairing = asyncio.create_task(self._repair(), name="lio")
+
+    async def close(self, grace_s: float) -> None:
+        """LIO stays as it is, with the backstores blocked: initiators wait for the next start."""
+        if self._repairing is not None:
+            self._repairing.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._repairing
+        await self._bridge.stop()
+        await self._server.close(grace_s)
+
+    # Volumes. Each raises the errors of `frontend.lio`.
+
+    async def show(self, volume: ServedVolume) -> None:
+        row = volume.row
+        await self._server.serve(row.name, volume.unit)
+        try:
+            await self.apply()
+        except Error:
+            await self._server.withdraw(row.name)
+            raise
+
+    async def hide(self, volume: ServedVolume) -> bytes:
+        """The persistent reservations that LIO kept for it (APTPL)."""
+        row = volume.row
+        self._going.add(row.uuid)
+        try:
+            await self.apply()
+        finally:
+            self._going.discard(row.uuid)
+        await self._server.withdraw(row.name)
+        return b""
+
+    async def users(self, volume: ServedVolume) -> list[str]:
+        """Who is logged in and may use it; of a local one, its disk where it is mounted or open."""
+        if volume.row.front_end is FrontEnd.LIO:
+            return sorted(await asyncio.to_thread(initiators_of, volume.row.name))
+        device = await self.device(volume)
+        used = device is not None and await asyncio.to_thread(_in_use, Path(device))
+        return [device] if used and device else []
+
+    async def device(self, volume: ServedVolume) -> str | None:
+        """The disk that a local volume is."""
+        return await asyncio.to_thread(disk_of, port_naa(volume.row.uuid))
+
+    async def set_access(self, access: Access) -> None:
+        self._access = access
+        await self.apply()
+
+    def latency(self, volume: ServedVolume) -> Histogram | None:
+        return self._server.latency(volume.row.name)
+
+    # What LIO has.
+
+    async def apply(self) -> list[str]:
+        """Make LIO what it should be; what was done."""
+        async with self._changing:
+            desired = self._desired()
+            owned = _decode(await asyncio.to_thread(self._catalogue.owned_in_lio))
+            await asyncio.to_thread(self._catalogue.set_owned_in_lio, _encode(owned | Owned.of(desired)))
+            try:
+                done = await asyncio.to_thread(_apply, desired, owned)
+            except Error as error:
+                self.error = error.message
+                raise
+            await asyncio.to_thread(self._catalogue.set_owned_in_lio, _encode(Owned.of(desired)))
+            self.error = None
+            return done
+
+    async def differences(self) -> list[str]:
+        """What `apply` would do."""
+        async with self._changing:
+            owned = _decode(await asyncio.to_thread(self._catalogue.owned_in_lio))
+            steps = await asyncio.to_thread(lambda: plan(self._desired(), owned=owned))
+            return [step.text for step in steps]
+
+    async def status(self) -> KernelTarget:
+        error, differs = self.error, list[str]()
+        try:
+            differs = await self.differences()
+        except Error as failed:
+            error = failed.message
+        served = [volume.row.name for volume in self._shown() if self._server.devices(volume.row.name)]
+        portals = [Portal(address=str(portal), processor=portal.sp) for portal in self._config.portals]
+        return KernelTarget(
+            iqn=self._config.iqn,
+            portals=portals,
+            volumes=served,
+            bus=self._bridge.state.value,
+            differs=differs,
+            error=error,
+        )
+
+    async def _put_right(self) -> None:
+        try:
+            for text in await self.apply():
+                _log.info("lio", done=text)
+        except Error as error:
+            _log.error("LIO is not as it should be", reason=error.message)
+
+    async def _repair(self) -> None:
+        while True:
+            await asyncio.sleep(AGAIN_S)
+            if self.error is not None:
+                await self._put_right()
+
+    def _shown(self) -> list[ServedVolume]:
+        return [
+            volume
+            for uuid, volume in self._volumes.items()
+            if volume.row.front_end is not FrontEnd.EMBEDDED and uuid not in self._going
+        ]
+
+    def _desired(self) -> Desired:
+        made = [
+            volume
+            for volume in self._shown()
+            if self._config.portals or volume.row.front_end is FrontEnd.LOCAL
+        ]
+        luns = {each.row.lun: each.row.name for each in made if each.row.front_end is FrontEnd.LIO}
+        return Desired(
+            [
+                Backstore(each.row.name, each.row.uuid, each.row.size_bytes, each.row.block_size)
+                for each in made
+            ],
+            self._target(luns) if luns else None,
+            [
+                Loopback(port_naa(each.row.uuid), each.row.name)
+                for each in made
+                if each.row.front_end is FrontEnd.LOCAL
+            ],
+        )
+
+    def _target(self, luns: Mapping[int, str]) -> Target:
+        portals: dict[int, list[tuple[str, int]]] = {}
+        for portal in self._config.portals:
+            portals.setdefault(portal.sp.portal_group, []).append((portal.host, portal.port))
+        return Target(
+            self._config.iqn,
+            portals,
+            luns,
+            not self._access.listed_only,
+            [_acl(name, access, luns) for name, access in self._access.initiators.items()],
+        )
+
+    def _check(self, config: str) -> str | None:
+        """Why targetcli cannot make a backstore of this configuration, if it cannot."""
+        name = config.removeprefix(f"{SUBTYPE}/")
+        for volume in self._shown():
+            if volume.row.name != name or volume.row.front_end is not FrontEnd.LIO:
+                continue
+            if self._server.devices(name):
+                return f"volume {name!r} is a backstore already"
+            return None
+        return (
+            f"there is no volume {name!r} whose front end is lio: `iscsi-rp volume list` shows what there is"
+        )
+
+
+def _acl(name: str, access: InitiatorAccess, luns: Mapping[int, str]) -> Acl:
+    shown = luns
+    if access.luns is not None:
+        shown = {lun: luns[mapped] for lun, mapped in access.luns.items() if mapped in luns}
+    return Acl(name, shown, access.chap, access.mutual)
+
+
+def _apply(desired: Desired, owned: Owned) -> list[str]:
+    """Blocks."""
+    done: list[str] = []
+    apply(plan(desired, owned=owned), lambda step: done.append(step.text))
+    return done
+
+
+def _encode(owned: Owned) -> str:
+    return json.dumps(
+        {
+            "backstores": sorted(owned.backstores),
+            "targets": sorted(owned.targets),
+            "loopbacks": sorted(owned.loopbacks),
+        }
+    )
+
+
+def _decode(text: str) -> Owned:
+    if not text:
+        return Owned()
+    stored = json.loads(text)
+    backstores = frozenset((name, serial) for name, serial in stored["backstores"])
+    return Owned(backstores, frozenset(stored["targets"]), frozenset(stored["loopbacks"]))
+
+
+def _in_use(device: Path) -> bool:
+    """Mounted, part of another device, or open for writing by somebody who wants it alone."""
+    try:
+        os.close(os.open(device, os.O_RDONLY | os.O_EXCL | os.O_CLOEXEC))
+    except OSError:
+        return True
+    return False
