@@ -42,7 +42,7 @@ soak: setup ## 1,000 sessions, 10,000 connections, clients that never read (2 mi
 
 kernel: ## Linux' own initiator and multipath, in a User-Mode Linux guest
 	@scripts/setup.sh mmdebstrap
-	$(PYTHON) -m pytest -q -m kernel tests/kernel
+	$(PYTHON) -m pytest -q -m kernel -n 2 --dist loadfile tests/kernel
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
