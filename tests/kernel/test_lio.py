@@ -101,13 +101,14 @@ def test_whoever_was_let_in_unlisted_is_not_once_only_some_are(lio: Lio) -> None
     assert lio.luns(HOST).startswith("refused")
     assert lio.luns(HOST, *PROOF) == "7"
     assert lio.luns(f"{HOST}2") == "0 1"
-    lio.apply(ALL)
+    lio.apply(replace(ALL, target=replace(LISTED, acls=[Acl(f"{HOST}2", {5: "logs"})])))  # nobody has CHAP
     assert lio.luns(f"{HOST}2") == "5"
     for unlisted in (f"{HOST}3", f"{HOST}4"):
         assert lio.luns(unlisted).startswith("refused")
 
 
 def test_what_each_initiator_has_to_prove(lio: Lio) -> None:
+    lio.apply(ALL)
     for processor in "AB":
         assert lio.luns(HOST, *PROOF, processor=processor) == "0 7"
         assert lio.luns(f"{HOST}2", processor=processor) == "5"
@@ -190,6 +191,7 @@ def test_a_port_that_is_in_use(guest: Guest, lio: Lio) -> None:
 
 def test_what_somebody_else_has_is_not_touched(guest: Guest, lio: Lio) -> None:
     theirs = "iqn.2026-11.org.example:other"
+    lio.apply(ALL)
     guest.shell(
         """
         cd "$1" && mkdir -p core/rd_mcp_7/disk && cd core/rd_mcp_7/disk && echo rd_pages=64 > control

@@ -12,6 +12,7 @@ from typing import Final, TypeAlias
 
 from iscsi_rp.frontend.lio.errors import LioUnsupportedError
 from iscsi_rp.iscsi.access import Chap
+from iscsi_rp.scsi.persistent import Registrations
 
 SUBTYPE: Final = "rpsplit"
 MAX_LUN: Final = 65_535
@@ -41,6 +42,8 @@ class Backstore:
     block_size: int
     write_back: bool = True
     "The volume has a cache that must be flushed."
+    registrations: Registrations | None = None
+    "What LIO is told when it is made; None: what LIO has kept of its serial (see `registrations`)."
 
 
 @dataclass(frozen=True, slots=True)

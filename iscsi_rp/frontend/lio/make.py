@@ -14,8 +14,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final
 
-from iscsi_rp.frontend.lio import configfs
-from iscsi_rp.frontend.lio.desired import SUBTYPE, Acl, Backstore, Portal
+from iscsi_rp.frontend.lio import configfs, registrations
+from iscsi_rp.frontend.lio.desired import SUBTYPE, Acl, Backstore, Portal, Target
 from iscsi_rp.frontend.lio.errors import LioError, LioUnsupportedError
 from iscsi_rp.frontend.lio.modules import rtslib
 
@@ -40,7 +40,8 @@ def backstore_attributes(backstore: Backstore) -> dict[str, str]:
 # -- backstores
 
 
-def create_backstore(backstore: Backstore) -> None:
+def create_backstore(backstore: Backstore, target: Target | None) -> None:
+    """`target` is to show it: persistent reservations are told to LIO by its LUNs."""
     with _removing_if_failed(_new_hba()) as hba:
         folder = hba / backstore.name
         with configfs.refused("make", folder):
@@ -55,6 +56,10 @@ def create_backstore(backstore: Backstore) -> None:
         for name, value in backstore_attributes(backstore).items():
             configfs.write(folder / "attrib" / name, value)
         configfs.write(folder / "wwn/vpd_unit_serial", backstore.serial)
+        if target is not None:
+            state = backstore.registrations
+            kept = registrations.read(backstore.serial, target.iqn) if state is None else state
+            registrations.write(folder, backstore, target, kept)
         configfs.write(folder / "enable", "1")  # from here on the handler is told
 
 

@@ -77,7 +77,8 @@ def _backstores(desired: Desired, kept: Kept) -> Steps:
         found = kept.get(backstore.name)
         if found is None:
             size = format_size(backstore.size_bytes)
-            steps.append(create(f"backstore {backstore.name}, {size}", make.create_backstore, backstore))
+            text = f"backstore {backstore.name}, {size}"
+            steps.append(create(text, make.create_backstore, backstore, desired.target))
         else:
             steps += _changes(backstore, found)
     return steps
