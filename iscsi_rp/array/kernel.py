@@ -10,12 +10,13 @@ import contextlib
 import json
 import os
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Final
 
 import structlog
 
-from iscsi_rp.array.catalogue import Catalogue
+from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.config import LioConfig
 from iscsi_rp.control.models import FrontEnd, KernelTarget, Portal
@@ -33,11 +34,13 @@ from iscsi_rp.frontend.lio import (
     initiators_of,
     plan,
     port_naa,
+    registrations,
 )
 from iscsi_rp.frontend.tcmu_bus import Bridge
 from iscsi_rp.frontend.tcmu_server import SUBTYPE, TcmuServer
 from iscsi_rp.iscsi.access import Access, InitiatorAccess
 from iscsi_rp.iscsi.latency import Histogram
+from iscsi_rp.scsi.persistent_format import decode, encode
 
 AGAIN_S: Final = 10.0
 "What could not be put right, an address that is not there yet, is tried again."
@@ -61,6 +64,8 @@ class Kernel:
         self._bridge = Bridge(SUBTYPE, _DESCRIPTION, self._check)
         self._going: set[str] = set()
         "UUIDs of volumes that are about to be hidden."
+        self._new: set[str] = set()
+        "UUIDs of volumes that come from elsewhere: what LIO may have kept of them is of another time."
         self._changing = asyncio.Lock()
         self._repairing: asyncio.Task[None] | None = None
         self.error: str | None = None
@@ -91,10 +96,13 @@ class Kernel:
         row = volume.row
         await self._server.serve(row.name, volume.unit)
         try:
+            self._new.add(row.uuid)
             await self.apply()
         except Error:
             await self._server.withdraw(row.name)
             raise
+        finally:
+            self._new.discard(row.uuid)
 
     async def hide(self, volume: ServedVolume) -> bytes:
         """The persistent reservations that LIO kept for it (APTPL)."""
@@ -105,7 +113,7 @@ class Kernel:
         finally:
             self._going.discard(row.uuid)
         await self._server.withdraw(row.name)
-        return b""
+        return encode(await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn))
 
     async def users(self, volume: ServedVolume) -> list[str]:
         """Who is logged in and may use it; of a local one, its disk where it is mounted or open."""
@@ -132,21 +140,29 @@ class Kernel:
         """Make LIO what it should be; what was done."""
         async with self._changing:
             desired = self._desired()
-            owned = _decode(await asyncio.to_thread(self._catalogue.owned_in_lio))
-            await asyncio.to_thread(self._catalogue.set_owned_in_lio, _encode(owned | Owned.of(desired)))
+            owned = _owned_in(await asyncio.to_thread(self._catalogue.owned_in_lio))
+            await asyncio.to_thread(self._catalogue.set_owned_in_lio, _owned_text(owned | Owned.of(desired)))
             try:
                 done = await asyncio.to_thread(_apply, desired, owned)
             except Error as error:
                 self.error = error.message
                 raise
-            await asyncio.to_thread(self._catalogue.set_owned_in_lio, _encode(Owned.of(desired)))
+            await asyncio.to_thread(self._catalogue.set_owned_in_lio, _owned_text(Owned.of(desired)))
+            await self._forget_registrations()
             self.error = None
             return done
+
+    async def _forget_registrations(self) -> None:
+        """LIO has been told those that came with a move, and keeps them from now on."""
+        for volume in self._shown():
+            if volume.row.registrations:
+                await asyncio.to_thread(self._catalogue.set_registrations, volume.row.uuid, b"")
+                volume.row = replace(volume.row, registrations=b"")
 
     async def differences(self) -> list[str]:
         """What `apply` would do."""
         async with self._changing:
-            owned = _decode(await asyncio.to_thread(self._catalogue.owned_in_lio))
+            owned = _owned_in(await asyncio.to_thread(self._catalogue.owned_in_lio))
             steps = await asyncio.to_thread(lambda: plan(self._desired(), owned=owned))
             return [step.text for step in steps]
 
@@ -195,10 +211,7 @@ class Kernel:
         ]
         luns = {each.row.lun: each.row.name for each in made if each.row.front_end is FrontEnd.LIO}
         return Desired(
-            [
-                Backstore(each.row.name, each.row.uuid, each.row.size_bytes, each.row.block_size)
-                for each in made
-            ],
+            [self._backstore(each.row) for each in made],
             self._target(luns) if luns else None,
             [
                 Loopback(port_naa(each.row.uuid), each.row.name)
@@ -206,6 +219,10 @@ class Kernel:
                 if each.row.front_end is FrontEnd.LOCAL
             ],
         )
+
+    def _backstore(self, row: VolumeRow) -> Backstore:
+        told = decode(row.registrations) if row.registrations or row.uuid in self._new else None
+        return Backstore(row.name, row.uuid, row.size_bytes, row.block_size, registrations=told)
 
     def _target(self, luns: Mapping[int, str]) -> Target:
         portals: dict[int, list[tuple[str, int]]] = {}
@@ -247,7 +264,7 @@ def _apply(desired: Desired, owned: Owned) -> list[str]:
     return done
 
 
-def _encode(owned: Owned) -> str:
+def _owned_text(owned: Owned) -> str:
     return json.dumps(
         {
             "backstores": sorted(owned.backstores),
@@ -257,7 +274,7 @@ def _encode(owned: Owned) -> str:
     )
 
 
-def _decode(text: str) -> Owned:
+def _owned_in(text: str) -> Owned:
     if not text:
         return Owned()
     stored = json.loads(text)

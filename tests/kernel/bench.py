@@ -1,0 +1,93 @@
+"""`python -m tests.kernel.bench`: our handler against tcmu-runner's, in one guest, through tcm_loop.
+
+4 KiB random writes by fio, pairs of runs in turns; what counts is the median of the ratios. tcmu-runner
+serves a raw file by its qcow handler. All disks are alike, and were written once before.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from statistics import median
+from typing import Final
+
+from tests.kernel.guest import Guest, guest
+from tests.kernel.rootfs import rootfs
+from tests.kernel.site import Daemons, eventually
+
+SIZE_MIB: Final = 192
+RUN_S: Final = 3
+RUNNER: Final = """
+    mkdir -p /run/dbus && dbus-daemon --system --fork
+    modprobe -a target_core_user tcm_loop
+    mount -t configfs configfs /sys/kernel/config
+    mkdir -p /etc/target
+    setsid tcmu-runner > /dev/null 2>&1 < /dev/null &
+    sleep 3
+    truncate -s $1M /srv/runner.img
+    core=/sys/kernel/config/target/core/user_9/runner
+    mkdir -p $core && cd $core
+    echo -n dev_size=$(($1 << 20)) > control
+    echo -n dev_config=qcow//srv/runner.img > control
+    echo 1 > enable
+    port=/sys/kernel/config/target/loopback/naa.5001405aaaaaaaaa/tpgt_1
+    mkdir -p $port/lun/lun_0 && echo -n naa.5001405bbbbbbbbb > $port/nexus
+    ln -s $core $port/lun/lun_0/port
+    for _ in $(seq 50); do
+        disk=$(ls /sys/class/scsi_device/$(cat $port/address):0/device/block 2> /dev/null) && break
+        sleep 0.1
+    done
+    echo /dev/$disk
+"""
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.kernel.bench", description=__doc__)
+    parser.add_argument("--pairs", type=int, default=5)
+    pairs = parser.parse_args().pairs
+    with guest(rootfs()) as running:
+        runner = running.shell(RUNNER, str(SIZE_MIB), timeout_s=60).strip()
+        daemons = Daemons(running)
+        for name in ("array", "appliance"):
+            daemons.start(name)
+        plain, split = _disk(daemons, "plain"), _disk(daemons, "split")
+        daemons.protect("split", "split", journal="2GiB")
+        for disk in (runner, plain, split):
+            running.shell(f'dd if=/dev/zero "of=$1" bs=1M count={SIZE_MIB} oflag=direct status=none', disk)
+        _compare("tcmu-unsplit/tcmu-runner", running, plain, runner, pairs)
+        _compare("tcmu-split/unsplit", running, split, plain, pairs)
+        daemons.stop_all()
+    return 0
+
+
+def _disk(daemons: Daemons, name: str) -> str:
+    daemons.create_volume(name, "--front-end", "local", size=f"{SIZE_MIB}MiB")
+    return eventually("the disk", lambda: str(daemons.query("volume", "show", name)["device"] or ""))
+
+
+def _compare(name: str, running: Guest, ours: str, theirs: str, pairs: int) -> None:
+    for disk in (ours, theirs):
+        _writes(running, disk)
+    rates = []
+    for number in range(pairs):
+        order: Sequence[str] = (ours, theirs) if number % 2 else (theirs, ours)
+        by_disk = {disk: _writes(running, disk) for disk in order}
+        rates.append((by_disk[ours], by_disk[theirs]))
+    ratios = sorted(one / other for one, other in rates)
+    one_s, other_s = (median(pair[side] for pair in rates) for side in (0, 1))
+    print(f"{name}: {one_s:.0f} and {other_s:.0f} a second, ratios {ratios[0]:.2f} to {ratios[-1]:.2f}")
+    print(f"ratio {name} {median(ratios):.2f}", flush=True)
+
+
+def _writes(running: Guest, disk: str) -> float:
+    """4 KiB random writes a second, 32 deep."""
+    command = (
+        *("fio", "--name=bench", f"--filename={disk}", "--rw=randwrite", "--bs=4k", "--iodepth=32"),
+        *("--ioengine=libaio", "--direct=1", f"--runtime={RUN_S}", "--time_based", "--output-format=json"),
+    )
+    out = running.run(*command, timeout_s=RUN_S + 60).out
+    return float(json.loads(out[out.index("{") :])["jobs"][0]["write"]["iops"])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

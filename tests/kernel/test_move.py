@@ -1,0 +1,71 @@
+"""A volume moves between the array's own target and the kernel's, with NAA, data and registrations."""
+
+import re
+from typing import Final
+
+import pytest
+
+from tests.kernel.guest import Guest
+from tests.kernel.site import HOST, KERNEL_IQN, KERNEL_PORTALS, Daemons, OpenIscsi
+
+pytestmark = pytest.mark.kernel
+
+KEY: Final = "0xabc"
+WRITE: Final = ("dd", "if=/dev/zero", "bs=512", "count=1", "oflag=direct", "status=none")
+
+
+@pytest.fixture(scope="module")
+def lio(daemons: Daemons, initiator: OpenIscsi) -> OpenIscsi:
+    # Listed, so that its registrations come to life before it logs in.
+    daemons.cli("initiator", "add", HOST)
+    return initiator.towards(KERNEL_IQN, KERNEL_PORTALS)
+
+
+def found(guest: Guest, initiator: OpenIscsi, lun: int) -> tuple[str, str]:
+    """Logged in: the disk, and its NAA."""
+    initiator.discover()
+    initiator.login()
+    disk = initiator.disk(lun)
+    guest.run("sg_turs", disk, check=False)
+    return disk, guest.run("sg_vpd", "--page=di_lu", disk).out.partition("0x600")[2].split()[0]
+
+
+def keys(guest: Guest, disk: str) -> list[str]:
+    guest.run("sg_turs", disk, check=False)
+    return re.findall(r"^\s+(0x\w+)$", guest.run("sg_persist", "-n", "-i", "-k", disk).out, re.MULTILINE)
+
+
+def test_there_and_back(guest: Guest, daemons: Daemons, initiator: OpenIscsi, lio: OpenIscsi) -> None:
+    lun = daemons.create_volume("moves")
+    disk, naa = found(guest, initiator, lun)
+    for arguments in (
+        ("--register", f"--param-sark={KEY}", "--param-aptpl"),
+        ("--reserve", f"--param-rk={KEY}", "--prout-type=1"),
+    ):
+        guest.run("sg_persist", "--out", "--no-inquiry", *arguments, disk)
+    guest.shell('printf moved | dd of="$1" bs=512 conv=sync oflag=direct status=none', disk)
+    refused = daemons.cli("volume", "move", "moves", "--front-end", "lio", check=False)
+    assert refused == ""
+    for front_end, there in (("lio", lio), ("embedded", initiator), ("lio", lio)):
+        initiator.forget()
+        daemons.cli("volume", "move", "moves", "--front-end", front_end)
+        (shown,) = daemons.query("array", "status")["volumes"]
+        assert shown["front_end"] == front_end
+        disk, same = found(guest, there, lun)
+        assert same == naa
+        assert guest.run("dd", f"if={disk}", "bs=5", "count=1", "status=none").out == "moved"
+        assert keys(guest, disk) == [KEY]
+        assert "Write Exclusive" in guest.run("sg_persist", "-n", "-i", "-r", disk).out
+        # It holds against this session, which open-iscsi gave another name (ISID) than the one before.
+        code = guest.run(*WRITE, f"of={disk}", check=False).code
+        print(front_end, code, guest.shell("cat /sys/class/iscsi_session/*/sid; ls /sys/class/iscsi_session; cat /sys/kernel/config/target/core/*/moves/pr/* || true"), guest.run("sg_persist", "-n", "-i", "-s", disk).out)
+    daemons.kill()
+    daemons.start()
+    assert keys(guest, disk) == [KEY]
+    initiator.forget()
+
+
+def test_what_shows_nothing_is_gone(guest: Guest, daemons: Daemons) -> None:
+    daemons.cli("volume", "delete", "moves", "--destroy", "--yes")
+    assert "moves" not in guest.shell("find /sys/kernel/config/target")
+    assert KERNEL_IQN not in guest.shell("find /sys/kernel/config/target")
