@@ -4,7 +4,7 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-packages="libiscsi-bin qemu-utils qemu-block-extra e2fsprogs tgt sg3-utils gcc libc6-dev libiscsi-dev $*"
+packages="libiscsi-bin qemu-utils qemu-block-extra e2fsprogs tgt sg3-utils gcc libc6-dev libiscsi-dev dbus $*"
 stamp=.venv/.installed
 
 say() { printf 'setup: %s\n' "$*"; }

@@ -36,7 +36,8 @@ from iscsi_rp.frontend.lio import (
     port_naa,
     registrations,
 )
-from iscsi_rp.frontend.tcmu_bus import Bridge
+from iscsi_rp.frontend.tcmu_bus import Bridge, BridgeState
+from iscsi_rp.frontend.tcmu_netlink import Event
 from iscsi_rp.frontend.tcmu_server import SUBTYPE, TcmuServer
 from iscsi_rp.iscsi.access import Access, InitiatorAccess
 from iscsi_rp.iscsi.latency import Histogram
@@ -44,6 +45,8 @@ from iscsi_rp.scsi.persistent_format import decode, encode
 
 AGAIN_S: Final = 10.0
 "What could not be put right, an address that is not there yet, is tried again."
+MAKING_S: Final = 5.0
+"From targetcli's question about a configuration to its backstore, at most."
 _DESCRIPTION: Final = "The name of a volume whose front end is lio: `iscsi-rp volume list` shows them."
 
 _log = structlog.get_logger(__name__)
@@ -60,7 +63,7 @@ class Kernel:
         self._volumes = volumes
         self._catalogue = catalogue
         self._access = access
-        self._server = TcmuServer()
+        self._server = TcmuServer(self._happened)
         self._bridge = Bridge(SUBTYPE, _DESCRIPTION, self._check)
         self._going: set[str] = set()
         "UUIDs of volumes that are about to be hidden."
@@ -68,6 +71,10 @@ class Kernel:
         "UUIDs of volumes that come from elsewhere: what LIO may have kept of them is of another time."
         self._changing = asyncio.Lock()
         self._repairing: asyncio.Task[None] | None = None
+        self._disturbed = False
+        "Somebody else removed a backstore of ours: it is to be looked whether LIO is as it should be."
+        self._replies: asyncio.TimerHandle | None = None
+        "The kernel was told to wait for no answers, for a moment."
         self.error: str | None = None
         "Why LIO is not as it should be."
 
@@ -87,6 +94,7 @@ class Kernel:
             self._repairing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._repairing
+        self._wait_for_replies()
         await self._bridge.stop()
         await self._server.close(grace_s)
 
@@ -193,8 +201,30 @@ class Kernel:
     async def _repair(self) -> None:
         while True:
             await asyncio.sleep(AGAIN_S)
-            if self.error is not None:
+            if self.error is not None or self._disturbed:
+                self._disturbed = False
                 await self._put_right()
+
+    def _happened(self, event: Event, config: str) -> None:
+        if event is Event.ADDED and self._replies is not None:
+            self._wait_for_replies()
+        elif event is Event.REMOVED and not self._changing.locked():
+            self._disturbed = True
+
+    def _wait_for_no_replies(self) -> None:
+        """tcmu-runner has had the kernel wait for an answer about every new device, and answers that it does
+        not know ours. So the kernel is not to wait while the one comes that targetcli is about to make.
+        """
+        if self._replies is not None:
+            self._replies.cancel()
+        self._server.ask_for_replies(False)
+        self._replies = asyncio.get_running_loop().call_later(MAKING_S, self._wait_for_replies)
+
+    def _wait_for_replies(self) -> None:
+        if self._replies is not None:
+            self._replies.cancel()
+            self._replies = None
+            self._server.ask_for_replies(True)
 
     def _shown(self) -> list[ServedVolume]:
         return [
@@ -244,6 +274,8 @@ class Kernel:
                 continue
             if self._server.devices(name):
                 return f"volume {name!r} is a backstore already"
+            if self._bridge.state is BridgeState.REGISTERED:
+                self._wait_for_no_replies()
             return None
         return (
             f"there is no volume {name!r} whose front end is lio: `iscsi-rp volume list` shows what there is"

@@ -19,7 +19,7 @@ from enum import StrEnum
 from typing import Annotated, Any, Final
 
 import structlog
-from dbus_fast import BusType, Message, MessageType, NameFlag, PropertyAccess
+from dbus_fast import AuthError, BusType, Message, MessageType, NameFlag, PropertyAccess
 from dbus_fast.aio import MessageBus
 from dbus_fast.annotations import DBusSignature, DBusStr
 from dbus_fast.constants import RequestNameReply
@@ -126,9 +126,7 @@ class Bridge:
 
     async def _stay_connected(self) -> None:
         """Raises whatever ends the connection; nothing else does."""
-        bus = MessageBus(bus_type=BusType.SYSTEM)
-        async with asyncio.timeout(CALL_S):
-            await bus.connect()
+        bus = await _connect()
         changed = asyncio.Event()
         lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
         lost.add_done_callback(lambda _: changed.set())
@@ -200,7 +198,6 @@ class _Registration:
         self.owns = owners[0] == self._bus.unique_name
         others = [owner for owner in owners if owner != self._bus.unique_name]
         if not others:
-            self._runner = None
             return BridgeState.OWNER
         if others[0] != self._runner:
             await self._register(others[0])
@@ -274,6 +271,16 @@ class _Registration:
         elif kind is MessageType.METHOD_CALL and wanted == (self._own_path, "CheckConfig", "s"):
             return Message.new_method_return(message, "bs", list(self._backstore.verdict(message.body[0])))
         return None
+
+
+async def _connect() -> MessageBus:
+    try:
+        async with asyncio.timeout(CALL_S):
+            return await MessageBus(bus_type=BusType.SYSTEM).connect()
+    except (OSError, EOFError, AuthError) as error:
+        reason = str(error) or type(error).__name__
+        hint = "targetcli needs it, the array does not: install and start dbus."
+        raise BridgeError(f"no system bus: {reason}", hint=hint) from None
 
 
 def _path(name: str) -> str:

@@ -7,6 +7,7 @@ answers. An answer that nobody waits for is refused, and complained of in the ke
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from enum import IntEnum
 from typing import Any, ClassVar, Final, NamedTuple
@@ -21,6 +22,8 @@ FAMILY: Final = "TCM-USER"
 GROUP: Final = "config"
 VERSION: Final = 2
 _REPLY_S: Final = 5.0
+_SET_FEATURES: Final = 7
+_NETLINK_GENERIC: Final = 16
 
 
 class NoKernelTargetError(UnreachableError):
@@ -111,6 +114,20 @@ class Netlink:
         with contextlib.suppress(NetlinkError, TimeoutError):
             async with asyncio.timeout(_REPLY_S):
                 await self._request(message)
+
+    def ask_for_replies(self, wanted: bool) -> None:
+        """Whether the kernel is to wait for answers about devices that are enabled from now on, anybody's. It
+        is in force when this returns.
+        """
+        message = _Message()
+        message["cmd"], message["version"] = _SET_FEATURES, VERSION
+        message["attrs"] = [("TCMU_ATTR_SUPP_KERN_CMD_REPLY", int(wanted))]
+        message["header"]["type"], message["header"]["flags"] = self._answers.prid, NLM_F_REQUEST
+        message.encode()
+        # The kernel does it within the call. Whatever it says goes with the socket.
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, _NETLINK_GENERIC) as line:
+            line.bind((0, 0))
+            line.send(message.data)
 
     async def _request(self, message: _Message) -> None:
         # Only with ACK: an error that nobody asked for would end the reader.

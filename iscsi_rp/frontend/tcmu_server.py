@@ -8,6 +8,7 @@ then it is blocked, its ring is reset, and it goes on; initiators were made to w
 import asyncio
 import contextlib
 import errno
+from collections.abc import Callable
 from typing import Final
 
 import structlog
@@ -29,7 +30,9 @@ _log = structlog.get_logger(__name__)
 class TcmuServer:
     """Made and used on a running event loop."""
 
-    def __init__(self) -> None:
+    def __init__(self, changed: Callable[[Event, str], None]) -> None:
+        """`changed` is told what happened to backstores of ours, and their configuration."""
+        self._changed = changed
         self._netlink = Netlink()
         self._units: dict[str, LogicalUnit] = {}
         "By configuration."
@@ -76,6 +79,10 @@ class TcmuServer:
             for device in self.devices(config):
                 await self._leave(device, grace_s)
 
+    def ask_for_replies(self, wanted: bool) -> None:
+        """See `Netlink`."""
+        self._netlink.ask_for_replies(wanted)
+
     def devices(self, config: str) -> list[TcmuDevice]:
         """The backstores of a configuration that are served."""
         return [device for device in self._devices.values() if device.place.config == config]
@@ -109,6 +116,7 @@ class TcmuServer:
         elif event.config is not None and event.config != f"{SUBTYPE}/{place.config}":
             _log.error("a backstore cannot become another one", backstore=place.name, wanted=event.config)
             status = -errno.EINVAL
+        self._changed(event.event, place.config)
         self._note_replies(place, replies and event.event is not Event.REMOVED)
         if replies:
             await self._netlink.answer(event, status)

@@ -58,7 +58,14 @@ def test_there_and_back(guest: Guest, daemons: Daemons, initiator: OpenIscsi, li
         assert "Write Exclusive" in guest.run("sg_persist", "-n", "-i", "-r", disk).out
         # It holds against this session, which open-iscsi gave another name (ISID) than the one before.
         code = guest.run(*WRITE, f"of={disk}", check=False).code
-        print(front_end, code, guest.shell("cat /sys/class/iscsi_session/*/sid; ls /sys/class/iscsi_session; cat /sys/kernel/config/target/core/*/moves/pr/* || true"), guest.run("sg_persist", "-n", "-i", "-s", disk).out)
+        print(
+            front_end,
+            code,
+            guest.shell(
+                "ls /sys/class/iscsi_session; cat /sys/kernel/config/target/core/*/moves/pr/* || true"
+            ),
+            guest.run("sg_persist", "-n", "-i", "-s", disk).out,
+        )
     daemons.kill()
     daemons.start()
     assert keys(guest, disk) == [KEY]
