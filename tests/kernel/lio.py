@@ -47,17 +47,16 @@ class Lio:
 
     def plan(self, desired: Desired) -> list[str]:
         """What would be done. Raises `Refused`."""
-        return self._drive(False, desired)
+        return self._drive(False, desired)[0]
 
     def apply(self, desired: Desired) -> list[str]:
         """What was done. Raises `Refused`, also where it would be to be done again."""
-        steps = self._drive(True, desired)
+        steps, left = self._drive(True, desired)
         self.owned = Owned.of(desired)
-        left = self.plan(desired)
         assert left == [], f"after {steps}: {left}"
         return steps
 
-    def _drive(self, apply_it: bool, desired: Desired) -> list[str]:
+    def _drive(self, apply_it: bool, desired: Desired) -> tuple[list[str], list[str]]:
         asked = base64.b64encode(pickle.dumps((apply_it, desired, self.owned))).decode()
         if apply_it:
             self.owned |= Owned.of(desired)
@@ -65,8 +64,7 @@ class Lio:
         answer = json.loads(self._guest.run(*command, stdin=asked, timeout_s=120).out)
         if "error" in answer:
             raise Refused(answer)
-        steps: list[str] = answer["steps"]
-        return steps
+        return answer["steps"], answer["left"]
 
     def luns(self, initiator: str, *chap: str, processor: str = "A") -> str:
         """The LUNs that an initiator sees, `0 7`, or `refused: ...`."""

@@ -68,5 +68,5 @@ def link(folder: Path) -> Path | None:
     with refused("read", folder):
         for entry in os.scandir(folder):
             if entry.is_symlink():
-                return Path(os.path.realpath(entry.path))
+                return Path(entry.path).readlink()  # its last parts are all that is looked at
     return None

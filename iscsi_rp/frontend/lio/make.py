@@ -126,11 +126,17 @@ def enable_group(iqn: str, tag: int) -> None:
 
 
 def remove_group(iqn: str, tag: int) -> None:
+    """Its sessions end first. ACLs go by hand, for rtslib looks for each of their LUNs in all of them."""
+    configfs.write(group_folder(iqn, tag) / "enable", "0")
+    for acl in configfs.folders(group_folder(iqn, tag) / "acls"):
+        remove_acl(iqn, tag, acl.name)
     with _rtslib("remove", group_folder(iqn, tag)) as lib:
         _group(lib, iqn, tag).delete()
 
 
-def remove_target(iqn: str) -> None:
+def remove_target(iqn: str, tags: Iterable[int]) -> None:
+    for tag in tags:
+        remove_group(iqn, tag)
     with _rtslib("remove", _target(iqn)) as lib:
         lib.Target(lib.FabricModule("iscsi"), iqn, "lookup").delete()
 
@@ -159,8 +165,8 @@ def create_lun(iqn: str, tag: int, lun: int, backstore: str) -> None:
 
 
 def remove_lun(iqn: str, tag: int, lun: int) -> None:
-    with _rtslib(f"remove LUN {lun} from", group_folder(iqn, tag)) as lib:
-        lib.LUN(_group(lib, iqn, tag), lun).delete()
+    """What maps it is gone. By hand: rtslib looks for it in all ACLs."""
+    _unlink(group_folder(iqn, tag) / f"lun/lun_{lun}")
 
 
 # -- initiators

@@ -138,7 +138,7 @@ def _is_our_export(export: Export, known: Owned) -> bool:
 
 def _targets(desired: Desired, actual: Actual, known: Owned, places: Places) -> tuple[Steps, Steps]:
     less: Steps = [
-        remove(f"target {iqn}", make.remove_target, iqn)
+        remove(f"target {iqn}", make.remove_target, iqn, sorted(actual.targets[iqn]))
         for iqn in sorted(known.targets)
         if iqn in actual.targets and (desired.target is None or iqn != desired.target.iqn)
     ]

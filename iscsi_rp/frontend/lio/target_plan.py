@@ -135,8 +135,9 @@ class _Group:
 
     def more(self, *, new: bool) -> Steps:
         steps: Steps = [] if new else self._attributes()
+        shown = self._shown_rightly()
         for lun, name in sorted(self.target.luns.items()):
-            if lun not in self._shown_rightly():
+            if lun not in shown:
                 text = f"LUN {lun} of {self._where}: {name}"
                 steps.append(create(text, make.create_lun, *self._id, lun, name))
         for acl in self.target.acls:
