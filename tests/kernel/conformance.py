@@ -1,6 +1,6 @@
 """`python -m tests.kernel.conformance`: libiscsi's suite on LIO, our handler and fileio.
 
-The target is the same; what differs is the backstore. What passes with fileio has to pass with ours, unless it
+The target is the same, and the backstore differs. What passes with fileio has to pass with ours, unless it
 is explained here. A suite that does not end counts as failed.
 """
 

@@ -1,18 +1,35 @@
 """dm-multipath over both storage processors: priorities by ALUA, owners that change, a portal that is cut."""
 
+from typing import Final
+
 import pytest
 
 from tests.kernel.guest import Guest
 from tests.kernel.load import finish_load, start_load
 from tests.kernel.multipath import Multipath
-from tests.kernel.site import PORTALS, Daemons, OpenIscsi, eventually
+from tests.kernel.site import HOST, PORTALS, Daemons, OpenIscsi, eventually
 
 pytestmark = pytest.mark.kernel
 
 
+SETTINGS: Final = {
+    "node.session.auth.authmethod": "CHAP",
+    "node.session.auth.chap_algs": "SHA256",
+    "node.session.auth.username": "host",
+    "node.session.auth.password": "the host's secret",
+    "node.conn[0].iscsi.DataDigest": "CRC32C",
+}
+
+
 @pytest.fixture(scope="module")
 def multipath(guest: Guest, daemons: Daemons, initiator: OpenIscsi) -> Multipath:
-    return Multipath(guest, initiator, daemons.create_volume("paths", "--owner", "A"), {})
+    """With CHAP and data digests, as in a network that is not trusted in everything."""
+    guest.run("dd", "of=/srv/host", "status=none", stdin="the host's secret\n")
+    daemons.cli("initiator", "add", HOST, "--chap-user", "host", "--chap-secret-file", "/srv/host")
+    found = Multipath(guest, initiator, daemons.create_volume("paths", "--owner", "A"), SETTINGS)
+    for session in daemons.query("session", "list"):
+        assert (session["auth"], session["digests"]) == ("CHAP SHA-256", "data")
+    return found
 
 
 def test_both_paths_lead_to_one_lun_and_the_owners_is_preferred(guest: Guest, multipath: Multipath) -> None:
