@@ -53,7 +53,10 @@ class Multipath:
 
     def _map(self) -> dict[str, Any]:
         """Of our paths; nothing while there is none."""
-        for found in json.loads(self._guest.run("multipathd", "show", "maps", "json").out)["maps"]:
+        said = self._guest.run("multipathd", "show", "maps", "json").out
+        if not said.startswith("{"):
+            return {}  # it has just started
+        for found in json.loads(said)["maps"]:
             if any(
                 path["dev"] in self._processors for each in found["path_groups"] for path in each["paths"]
             ):
