@@ -27,6 +27,7 @@ class Stack:
     """Both daemons over one state directory, which survives their deaths."""
 
     def __init__(self, directory: Path) -> None:
+        self.directory = directory
         first, second, third = free_ports(3)
         array_portals = [Portal("127.0.0.1", first), Portal("127.0.0.1", second, sp=Processor.B)]
         appliance_portal = Portal("127.0.0.1", third)

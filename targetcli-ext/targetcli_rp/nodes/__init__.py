@@ -1,0 +1,1 @@
+"""The nodes below `/recoverpoint`, a module a noun."""
