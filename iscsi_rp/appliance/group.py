@@ -47,6 +47,11 @@ BACKLOG_SHARE: Final = 0.5
 moment."""
 KEEP_FREE_BYTES: Final = 256 << 20
 "Of the journal's file system; below it the oldest images go, as if the journal had reached its capacity."
+MIN_SEGMENT_BYTES: Final = 1 << 20
+SEGMENTS: Final = 16
+"""Of which a journal consists, at least. A whole one goes at a time, and it holds any batch, of some 8 MiB at
+most: in a journal of 8 MiB, large writes left moments without any image but the newest."""
+MIN_JOURNAL_BYTES: Final = SEGMENTS * MIN_SEGMENT_BYTES
 ACCESS_LOG_SHARE: Final = 0.2
 HOUSEKEEPING_S: Final = 0.1
 BOOKMARK_TIMEOUT_S: Final = 5.0
@@ -145,7 +150,7 @@ class Group:
         directory = OsDirectory(self.row.directory)
         identity = UUID(self.row.group_id).bytes
         state = GroupState()
-        segment_bytes = min(SEGMENT_BYTES, max(1 << 20, self.row.journal_bytes // 16))
+        segment_bytes = min(SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, self.row.journal_bytes // SEGMENTS))
         if any(name.startswith("log-") for name in directory.names()):
             self.log = Log.open(directory, identity, state.snapshot, segment_bytes=segment_bytes)
             recover(state, self.log)

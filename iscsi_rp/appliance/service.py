@@ -11,7 +11,14 @@ from pydantic import JsonValue
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.access import Access
-from iscsi_rp.appliance.group import KEEP_FREE_BYTES, RESTORE, Group, destroy_files, make_copies
+from iscsi_rp.appliance.group import (
+    KEEP_FREE_BYTES,
+    MIN_JOURNAL_BYTES,
+    RESTORE,
+    Group,
+    destroy_files,
+    make_copies,
+)
 from iscsi_rp.appliance.links import Links
 from iscsi_rp.appliance.state import Note
 from iscsi_rp.clock import monotonic_s, utc_ns
@@ -35,7 +42,7 @@ from iscsi_rp.control.models import (
     Job,
     RecoveryPlan,
 )
-from iscsi_rp.errors import ConflictError, Error, NotFoundError
+from iscsi_rp.errors import ConflictError, Error, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.replication.messages import VolumeInfo
 from iscsi_rp.units import format_size
@@ -126,6 +133,7 @@ class Service:
         async with self._changing:
             if request.name in self.groups:
                 raise ConflictError(f"there is a group {request.name!r} already")
+            _check_journal(request.journal_bytes)
             row = self._new_row(request, [await self._announced(name) for name in request.volumes])
             await asyncio.to_thread(self._make_files, row)
             try:
@@ -414,6 +422,16 @@ class Service:
 
     async def job(self, job_id: str) -> Job:
         return self._jobs.get(job_id)
+
+
+def _check_journal(journal_bytes: int) -> None:
+    """UsageError: a journal of that capacity could not keep a window."""
+    if journal_bytes < MIN_JOURNAL_BYTES:
+        raise UsageError(
+            f"a journal of {format_size(journal_bytes)} is too small to go back in:"
+            f" it takes {format_size(MIN_JOURNAL_BYTES)} at least",
+            hint="As a start, give `--journal` what hosts write in the time that you want to go back.",
+        )
 
 
 def _touched_bytes(group: Group, position: int) -> int:
