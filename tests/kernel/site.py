@@ -23,6 +23,7 @@ portals = ["{PORTALS["A"]}:3260", {{ address = "{PORTALS["B"]}:3260", sp = "B" }
 [appliance]
 portals = ["{PORTALS["A"]}:3261"]
 """
+CONFIGURED: Final = ("--config", "/srv/iscsi-rp.toml")
 READY_S: Final = 60.0
 
 
@@ -41,13 +42,14 @@ class Daemons:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._running: dict[str, Running] = {}
-        guest.run("dd", "of=/srv/iscsi-rp.toml", "status=none", stdin=CONFIG)
+        guest.run("dd", f"of={CONFIGURED[1]}", "status=none", stdin=CONFIG)
         for address in PORTALS.values():
             guest.run("ip", "address", "add", f"{address}/32", "dev", "lo")
 
     def start(self, name: str = "array") -> None:
         """Start one of them, and wait until it serves."""
-        self._running[name] = self._guest.start(*self._command(name, "run"))
+        command = (sys.executable, "-m", "iscsi_rp", *CONFIGURED, name, "run")
+        self._running[name] = self._guest.start(*command)
         eventually(f"the {name}", lambda: self._serves(name))
 
     def kill(self, name: str = "array") -> None:
@@ -64,7 +66,7 @@ class Daemons:
 
     def cli(self, *arguments: str, check: bool = True) -> str:
         """What `iscsi-rp ARGUMENTS` prints."""
-        return self._guest.run(*self._command(*arguments), check=check).out
+        return self._guest.run("iscsi-rp", *CONFIGURED, *arguments, check=check).out
 
     def query(self, *arguments: str, check: bool = True) -> Any:
         """What `iscsi-rp ARGUMENTS --json` answers."""
@@ -74,9 +76,6 @@ class Daemons:
         """A new volume's LUN."""
         self.cli("volume", "create", name, "--size", size, *options)
         return int(self.query("volume", "show", name)["lun"])
-
-    def _command(self, *arguments: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", "iscsi_rp", "--config", "/srv/iscsi-rp.toml", *arguments)
 
     def _serves(self, name: str) -> bool:
         if self._running[name].ended:
