@@ -7,8 +7,6 @@ and trims when that disturbs least; and reads images for sessions that ask.
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -64,36 +62,6 @@ _log = structlog.get_logger(__name__)
 def boot_id() -> str:
     """Changes when the machine loses power or is started again (proc(5))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def make_copies(row: catalogue.Group) -> None:
-    """Sparse copy volumes for a new group. Blocks. Raises ConflictError when one exists."""
-    made: list[Path] = []
-    try:
-        for each in row.sets:
-            each.copy_path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(each.copy_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            made.append(each.copy_path)
-            try:
-                os.ftruncate(descriptor, each.size_bytes)
-            finally:
-                os.close(descriptor)
-    except OSError as error:
-        for path in made:
-            path.unlink()
-        raise ConflictError(
-            f"cannot make the copy volume {error.filename}: {error.strerror}",
-            hint="A group deleted without --destroy leaves its copies: move them away, or remove them."
-            if isinstance(error, FileExistsError)
-            else None,
-        ) from error
-
-
-def destroy_files(row: catalogue.Group) -> None:
-    """Remove journal and copies of a group that is closed. Blocks."""
-    shutil.rmtree(row.directory, ignore_errors=True)
-    for each in row.sets:
-        each.copy_path.unlink(missing_ok=True)
 
 
 class Group:
