@@ -24,6 +24,16 @@ CREATE TABLE replication_set (
     UNIQUE (array_id, volume_uuid));
 """
 
+_DELETED: Final = """
+CREATE TABLE deleted_group (
+    group_id TEXT PRIMARY KEY, name TEXT NOT NULL UNIQUE, directory TEXT NOT NULL,
+    deleted_ns INTEGER NOT NULL);
+CREATE TABLE deleted_copy (
+    group_id TEXT NOT NULL REFERENCES deleted_group ON DELETE CASCADE, copy_path TEXT NOT NULL,
+    PRIMARY KEY (group_id, copy_path));
+"""
+"What deleted groups left. They have no claim to volumes any more."
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicationSet:
@@ -60,6 +70,17 @@ class Group:
     "The journal lost what was not durable, and may not have been able to note that itself."
 
 
+@dataclass(frozen=True, slots=True)
+class DeletedGroup:
+    """A group that is no more, and whose files may be there still."""
+
+    group_id: str
+    name: str
+    directory: Path
+    copies: tuple[Path, ...]
+    deleted_ns: int
+
+
 class Catalogue:
     """Each change is durable when the method returns. That flushes a disk: not on the event loop."""
 
@@ -73,7 +94,7 @@ class Catalogue:
     @classmethod
     def open(cls, path: Path) -> Self:
         """See `Database.open` for the errors."""
-        return cls(Database.open(path, (_SCHEMA,)))
+        return cls(Database.open(path, (_SCHEMA, _DELETED)))
 
     def close(self) -> None:
         self._database.close()
@@ -126,11 +147,39 @@ class Catalogue:
                 f"group {group.name!r}, or one of its volumes or copies, is there already"
             ) from error
 
-    def remove_group(self, group_id: str) -> None:
+    def delete_group(self, group: Group, deleted_ns: int) -> DeletedGroup:
+        """Make it a deleted one, which is kept until it is forgotten."""
+        left = DeletedGroup(
+            group.group_id, group.name, group.directory, tuple(s.copy_path for s in group.sets), deleted_ns
+        )
         with self._database.transaction() as db:
-            removed = db.execute("DELETE FROM consistency_group WHERE group_id = ?", (group_id,))
+            removed = db.execute("DELETE FROM consistency_group WHERE group_id = ?", (group.group_id,))
             if removed.rowcount != 1:
-                raise NotFoundError(f"there is no group {group_id}")
+                raise NotFoundError(f"there is no group {group.group_id}")
+            db.execute(
+                "INSERT INTO deleted_group VALUES (?, ?, ?, ?)",
+                (left.group_id, left.name, str(left.directory), deleted_ns),
+            )
+            db.executemany(
+                "INSERT INTO deleted_copy VALUES (?, ?)", [(left.group_id, str(copy)) for copy in left.copies]
+            )
+        return left
+
+    def deleted_groups(self) -> list[DeletedGroup]:
+        """By name."""
+        with self._database.transaction() as db:
+            rows = db.execute(
+                "SELECT group_id, name, directory, deleted_ns FROM deleted_group ORDER BY name"
+            ).fetchall()
+            return [
+                DeletedGroup(group_id, name, Path(directory), _copies(db, group_id), deleted_ns)
+                for group_id, name, directory, deleted_ns in rows
+            ]
+
+    def forget_group(self, group_id: str) -> None:
+        """Of a deleted group: its files are gone."""
+        with self._database.transaction() as db:
+            db.execute("DELETE FROM deleted_group WHERE group_id = ?", (group_id,))
 
     def set_lost(self, group_id: str, lost: bool) -> None:
         """See `Group.lost`."""
@@ -161,6 +210,11 @@ def _sets(db: sqlite3.Connection, group_id: str) -> tuple[ReplicationSet, ...]:
         ReplicationSet(place, array_id, volume_uuid, name, size_bytes, block_size, Path(copy_path))
         for place, array_id, volume_uuid, name, size_bytes, block_size, copy_path in rows
     )
+
+
+def _copies(db: sqlite3.Connection, group_id: str) -> tuple[Path, ...]:
+    rows = db.execute("SELECT copy_path FROM deleted_copy WHERE group_id = ? ORDER BY copy_path", (group_id,))
+    return tuple(Path(copy_path) for (copy_path,) in rows)
 
 
 def _access(db: sqlite3.Connection, group_id: str) -> Access | None:

@@ -7,8 +7,6 @@ and trims when that disturbs least; and reads images for sessions that ask.
 import asyncio
 import contextlib
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -47,6 +45,11 @@ BACKLOG_SHARE: Final = 0.5
 moment."""
 KEEP_FREE_BYTES: Final = 256 << 20
 "Of the journal's file system; below it the oldest images go, as if the journal had reached its capacity."
+MIN_SEGMENT_BYTES: Final = 1 << 20
+SEGMENTS: Final = 16
+"""Of which a journal consists, at least. A whole one goes at a time, and it holds any batch, of some 8 MiB at
+most: in a journal of 8 MiB, large writes left moments without any image but the newest."""
+MIN_JOURNAL_BYTES: Final = SEGMENTS * MIN_SEGMENT_BYTES
 ACCESS_LOG_SHARE: Final = 0.2
 HOUSEKEEPING_S: Final = 0.1
 BOOKMARK_TIMEOUT_S: Final = 5.0
@@ -59,36 +62,6 @@ _log = structlog.get_logger(__name__)
 def boot_id() -> str:
     """Changes when the machine loses power or is started again (proc(5))."""
     return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
-def make_copies(row: catalogue.Group) -> None:
-    """Sparse copy volumes for a new group. Blocks. Raises ConflictError when one exists."""
-    made: list[Path] = []
-    try:
-        for each in row.sets:
-            each.copy_path.parent.mkdir(parents=True, exist_ok=True)
-            descriptor = os.open(each.copy_path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-            made.append(each.copy_path)
-            try:
-                os.ftruncate(descriptor, each.size_bytes)
-            finally:
-                os.close(descriptor)
-    except OSError as error:
-        for path in made:
-            path.unlink()
-        raise ConflictError(
-            f"cannot make the copy volume {error.filename}: {error.strerror}",
-            hint="A group deleted without --destroy leaves its copies: move them away, or remove them."
-            if isinstance(error, FileExistsError)
-            else None,
-        ) from error
-
-
-def destroy_files(row: catalogue.Group) -> None:
-    """Remove journal and copies of a group that is closed. Blocks."""
-    shutil.rmtree(row.directory, ignore_errors=True)
-    for each in row.sets:
-        each.copy_path.unlink(missing_ok=True)
 
 
 class Group:
@@ -145,7 +118,7 @@ class Group:
         directory = OsDirectory(self.row.directory)
         identity = UUID(self.row.group_id).bytes
         state = GroupState()
-        segment_bytes = min(SEGMENT_BYTES, max(1 << 20, self.row.journal_bytes // 16))
+        segment_bytes = min(SEGMENT_BYTES, max(MIN_SEGMENT_BYTES, self.row.journal_bytes // SEGMENTS))
         if any(name.startswith("log-") for name in directory.names()):
             self.log = Log.open(directory, identity, state.snapshot, segment_bytes=segment_bytes)
             recover(state, self.log)

@@ -11,7 +11,8 @@ from pydantic import JsonValue
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.access import Access
-from iscsi_rp.appliance.group import KEEP_FREE_BYTES, RESTORE, Group, destroy_files, make_copies
+from iscsi_rp.appliance.group import KEEP_FREE_BYTES, MIN_JOURNAL_BYTES, RESTORE, Group
+from iscsi_rp.appliance.group_files import allocated_bytes, destroy_files, make_files
 from iscsi_rp.appliance.links import Links
 from iscsi_rp.appliance.state import Note
 from iscsi_rp.clock import monotonic_s, utc_ns
@@ -22,6 +23,7 @@ from iscsi_rp.control.models import (
     ApplianceStatus,
     Bookmark,
     BookmarkCreate,
+    DeletedGroup,
     GroupCreate,
     GroupSession,
     GroupState,
@@ -35,7 +37,7 @@ from iscsi_rp.control.models import (
     Job,
     RecoveryPlan,
 )
-from iscsi_rp.errors import ConflictError, Error, NotFoundError
+from iscsi_rp.errors import ConflictError, Error, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.replication.messages import VolumeInfo
 from iscsi_rp.units import format_size
@@ -126,14 +128,18 @@ class Service:
         async with self._changing:
             if request.name in self.groups:
                 raise ConflictError(f"there is a group {request.name!r} already")
+            if await self._left(request.name) is not None:
+                raise _left_error(request.name)
+            _check_journal(request.journal_bytes)
             row = self._new_row(request, [await self._announced(name) for name in request.volumes])
-            await asyncio.to_thread(self._make_files, row)
+            await asyncio.to_thread(make_files, row)
             try:
                 await asyncio.to_thread(self._catalogue.add_group, row)
                 group = self._make(row)
                 await group.open()
             except BaseException:
-                await asyncio.to_thread(destroy_files, row)
+                copies = [each.copy_path for each in row.sets]
+                await asyncio.to_thread(destroy_files, row.directory, copies)
                 raise
             self.groups[row.name] = group
             self.links.tell()
@@ -175,26 +181,40 @@ class Service:
         directory = self._state / "groups" / group_id
         return catalogue.Group(group_id, request.name, request.journal_bytes, directory, sets)
 
-    @staticmethod
-    def _make_files(row: catalogue.Group) -> None:
-        row.directory.mkdir(parents=True, mode=0o700)
-        make_copies(row)
-
-    async def delete_group(self, name: str, destroy: bool) -> None:
+    async def delete_group(self, name: str, destroy: bool) -> DeletedGroup | None:
         async with self._changing:
-            group = self._group(name)
-            if name in self._access:
-                raise ConflictError(
-                    f"an image of group {name!r} is accessed", hint=f"`iscsi-rp image disable {name}` first."
-                )
-            if group.running and group.receiver.state.restoring is not None:
-                raise ConflictError(f"production of group {name!r} is being recovered")
-            await asyncio.to_thread(self._catalogue.remove_group, group.row.group_id)
-            del self.groups[name]
-            self.links.tell()
-            await group.close()
-            if destroy:
-                await asyncio.to_thread(destroy_files, group.row)
+            if name not in self.groups and (left := await self._left(name)) is not None:
+                if not destroy:
+                    raise _left_error(name)
+            else:
+                left = await self._delete(self._group(name))
+            if not destroy:
+                return await asyncio.to_thread(_deleted_model, left)
+            await asyncio.to_thread(destroy_files, left.directory, left.copies)
+            await asyncio.to_thread(self._catalogue.forget_group, left.group_id)
+            return None
+
+    async def _delete(self, group: Group) -> catalogue.DeletedGroup:
+        name = group.row.name
+        if name in self._access:
+            raise ConflictError(
+                f"an image of group {name!r} is accessed", hint=f"`iscsi-rp image disable {name}` first."
+            )
+        if group.running and group.receiver.state.restoring is not None:
+            raise ConflictError(f"production of group {name!r} is being recovered")
+        left = await asyncio.to_thread(self._catalogue.delete_group, group.row, utc_ns())
+        del self.groups[name]
+        self.links.tell()
+        await group.close()
+        return left
+
+    async def _left(self, name: str) -> catalogue.DeletedGroup | None:
+        left = await asyncio.to_thread(self._catalogue.deleted_groups)
+        return next((each for each in left if each.name == name), None)
+
+    async def list_deleted_groups(self) -> list[DeletedGroup]:
+        left = await asyncio.to_thread(self._catalogue.deleted_groups)
+        return [await asyncio.to_thread(_deleted_model, each) for each in left]
 
     # -- status
 
@@ -414,6 +434,35 @@ class Service:
 
     async def job(self, job_id: str) -> Job:
         return self._jobs.get(job_id)
+
+
+def _left_error(name: str) -> ConflictError:
+    return ConflictError(
+        f"group {name!r} was deleted, and its journal and copies are there still",
+        hint=f"`iscsi-rp group delete {name} --destroy` removes them. Move away what you want to keep.",
+    )
+
+
+def _deleted_model(left: catalogue.DeletedGroup) -> DeletedGroup:
+    """Blocks."""
+    return DeletedGroup(
+        name=left.name,
+        id=left.group_id,
+        deleted_ns=left.deleted_ns,
+        journal=left.directory,
+        copies=list(left.copies),
+        allocated_bytes=allocated_bytes(left.directory, left.copies),
+    )
+
+
+def _check_journal(journal_bytes: int) -> None:
+    """UsageError: a journal of that capacity could not keep a window."""
+    if journal_bytes < MIN_JOURNAL_BYTES:
+        raise UsageError(
+            f"a journal of {format_size(journal_bytes)} is too small to go back in:"
+            f" it takes {format_size(MIN_JOURNAL_BYTES)} at least",
+            hint="As a start, give `--journal` what hosts write in the time that you want to go back.",
+        )
 
 
 def _touched_bytes(group: Group, position: int) -> int:

@@ -15,7 +15,7 @@ from iscsi_rp.cli.output import (
 )
 from iscsi_rp.cli.parameters import ABSOLUTE_PATH, group_argument, size
 from iscsi_rp.cli.site import Site, complete_volume, pass_site
-from iscsi_rp.control.models import GroupCreate, GroupStatus
+from iscsi_rp.control.models import DeletedGroup, GroupCreate, GroupStatus
 from iscsi_rp.units import format_duration, format_size, format_time
 
 
@@ -69,10 +69,14 @@ def create(
 
 
 @group.command("list")
+@click.option("--deleted", is_flag=True, help="What deleted groups left: journals and copies.")
 @json_option
 @pass_site
-def list_(site: Site, as_json: bool) -> None:
+def list_(site: Site, deleted: bool, as_json: bool) -> None:
     """List the groups."""
+    if deleted:
+        _list_deleted(site.appliance.list_deleted_groups(), as_json)
+        return
     groups = site.appliance.list_groups()
     if as_json:
         print_json(groups)
@@ -83,6 +87,18 @@ def list_(site: Site, as_json: bool) -> None:
     ]
     columns = ("GROUP", "STATE", "VOLUMES", "LATEST IMAGE", "WINDOW")
     print_table(columns, rows, "no groups: make one by `iscsi-rp group create NAME --volume VOLUME`")
+
+
+def _list_deleted(left: list[DeletedGroup], as_json: bool) -> None:
+    if as_json:
+        print_json(left)
+        return
+    rows = [
+        (each.name, format_time(each.deleted_ns), format_size(each.allocated_bytes), path)
+        for each in left
+        for path in (each.journal, *each.copies)
+    ]
+    print_table(("GROUP", "DELETED", "SPACE", "LEFT"), rows, "no deleted group left anything")
 
 
 @group.command("show")
@@ -141,11 +157,17 @@ def _print_group(found: GroupStatus) -> None:
 @yes_option
 @pass_site
 def delete(site: Site, group: str, destroy: bool, yes: bool) -> None:
-    """Stop protecting a group. Journal and copies stay, unless --destroy is given."""
+    """Stop protecting a group. Journal and copies stay, unless --destroy is given.
+
+    With --destroy of a group that was deleted before, remove what it left.
+    """
     if not yes:
         lost = (
             "and destroy its journal, its copies and every image" if destroy else "(journal and copies stay)"
         )
         click.confirm(f"delete group {group} {lost}?", abort=True)
-    site.appliance.delete_group(group, destroy)
-    click.echo(f"group {group}: deleted")
+    left = site.appliance.delete_group(group, destroy)
+    click.echo(f"group {group}: deleted{' and destroyed' if destroy else ''}")
+    if left is not None:
+        click.echo(f"journal and copies stay: {', '.join(map(str, (left.journal, *left.copies)))}")
+        click.echo(f"  next: `iscsi-rp group delete {group} --destroy` removes them")

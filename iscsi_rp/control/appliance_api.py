@@ -10,6 +10,7 @@ from iscsi_rp.control.models import (
     ApplianceStatus,
     Bookmark,
     BookmarkCreate,
+    DeletedGroup,
     GroupCreate,
     GroupStatus,
     ImageAccess,
@@ -35,8 +36,14 @@ class ApplianceService(Protocol):
         """Makes journal and copies, and has the array attach. ConflictError: name or volume is taken."""
         ...
 
-    async def delete_group(self, name: str, destroy: bool) -> None:
-        """Detaches; with `destroy` removes journal and copies too. ConflictError: an image is accessed."""
+    async def delete_group(self, name: str, destroy: bool) -> DeletedGroup | None:
+        """Detaches. Journal and copies stay, and are returned; with `destroy` they are removed, those of a
+        group that was deleted before, too. ConflictError: an image is accessed, or a copy is in use.
+        """
+        ...
+
+    async def list_deleted_groups(self) -> list[DeletedGroup]:
+        """Those whose journal and copies are there still."""
         ...
 
     async def group(self, name: str) -> GroupStatus: ...
@@ -116,9 +123,13 @@ def _group_routes(app: FastAPI, service: ApplianceService) -> None:
     async def group(name: str) -> GroupStatus:
         return await service.group(name)
 
-    @app.delete("/groups/{name}", status_code=204)
-    async def delete_group(name: str, destroy: bool = False) -> None:
-        await service.delete_group(name, destroy)
+    @app.delete("/groups/{name}")
+    async def delete_group(name: str, destroy: bool = False) -> DeletedGroup | None:
+        return await service.delete_group(name, destroy)
+
+    @app.get("/deleted-groups")
+    async def list_deleted_groups() -> list[DeletedGroup]:
+        return await service.list_deleted_groups()
 
     @app.get("/groups/{group}/bookmarks")
     async def list_bookmarks(group: str) -> list[Bookmark]:

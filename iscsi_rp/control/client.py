@@ -23,6 +23,7 @@ from iscsi_rp.control.models import (
     ArrayStatus,
     Bookmark,
     BookmarkCreate,
+    DeletedGroup,
     GroupCreate,
     GroupStatus,
     ImageAccess,
@@ -221,8 +222,12 @@ class ApplianceClient(ApiClient):
     def create_group(self, request: GroupCreate) -> GroupStatus:
         return self._send(GroupStatus, "POST", "/groups", request)
 
-    def delete_group(self, name: str, destroy: bool = False) -> None:
-        self._call("DELETE", _path("groups", name), destroy=destroy)
+    def delete_group(self, name: str, destroy: bool = False) -> DeletedGroup | None:
+        response = self._call("DELETE", _path("groups", name), destroy=destroy)
+        return None if response.content == b"null" else self._read(DeletedGroup, response)
+
+    def list_deleted_groups(self) -> list[DeletedGroup]:
+        return self._get(list[DeletedGroup], "/deleted-groups")
 
     def list_bookmarks(self, group: str) -> list[Bookmark]:
         return self._get(list[Bookmark], _path("groups", group, "bookmarks"))

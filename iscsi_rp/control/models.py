@@ -467,6 +467,19 @@ class GroupStatus(Answer):
     alerts: list[Alert] = []
 
 
+class DeletedGroup(Answer):
+    """What a group left that was deleted without its files."""
+
+    name: str
+    id: str
+    deleted_ns: int
+    journal: Path
+    "A folder."
+    copies: list[Path]
+    allocated_bytes: int
+    "What all of it takes of its file systems."
+
+
 class ApplianceStatus(Answer):
     name: str
     cluster_id: str

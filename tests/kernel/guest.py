@@ -7,10 +7,10 @@ writes is in its memory, and on a disk at `/srv` that goes with it. Its only net
 
 import compileall
 import contextlib
+import hashlib
 import itertools
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -146,8 +146,7 @@ def guest(root: Path) -> Iterator[Guest]:
     """Boots a guest (3 s); its processes and its disk go with the block. Raises `LabError`."""
     # It cannot write there, and compiling takes longest.
     compileall.compile_dir(CHECKOUT / "iscsi_rp", quiet=2)
-    shutil.copy(HERE / "init.sh", root / "init")
-    (root / "init").chmod(0o755)
+    init = _init(root)
     with tempfile.TemporaryDirectory(prefix="iscsi-rp-guest-", dir="/var/tmp") as folder:
         disk, console = Path(folder, "disk"), Path(folder, "console")
         with disk.open("wb") as file:
@@ -155,7 +154,7 @@ def guest(root: Path) -> Iterator[Guest]:
         ours, theirs = socket.socketpair()
         with ours, theirs, console.open("wb") as output:
             process = subprocess.Popen(
-                _command(root, Path(folder), disk, theirs.fileno()),
+                _command(root, init, Path(folder), disk, theirs.fileno()),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
@@ -172,7 +171,21 @@ def guest(root: Path) -> Iterator[Guest]:
                 process.wait()
 
 
-def _command(root: Path, folder: Path, disk: Path, serial: int) -> list[str]:
+def _init(root: Path) -> str:
+    """Where `init.sh` stands in the root file system: under a name for its content, for another checkout that
+    boots a guest of the same root meanwhile may have another one.
+    """
+    script = (HERE / "init.sh").read_bytes()
+    path = root / f"init-{hashlib.sha256(script).hexdigest()[:12]}"
+    if not path.exists():
+        with tempfile.NamedTemporaryFile(dir=root, prefix="init-", delete=False) as file:
+            file.write(script)
+        Path(file.name).chmod(0o755)
+        Path(file.name).rename(path)
+    return f"/{path.name}"
+
+
+def _command(root: Path, init: str, folder: Path, disk: Path, serial: int) -> list[str]:
     # It has but one, and moving between two doubles the time to boot; guests of two workers take two.
     cpus = sorted(os.sched_getaffinity(0))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
@@ -185,12 +198,12 @@ def _command(root: Path, folder: Path, disk: Path, serial: int) -> list[str]:
             "rootfstype=hostfs",
             f"rootflags={root}",
             "ro",
-            "init=/init",
+            f"init={init}",
             "quiet",
             "oops=panic",
         ),
         *("con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{serial},fd:{serial}"),
-        *(f"SHARES={','.join(_shares())}", f"AGENT={HERE / 'agent.py'}"),
+        *(f"SHARES={','.join(_shares())}", f"AGENT={HERE / 'agent.py'}", f"PYTHON={sys.executable}"),
     ]
 
 

@@ -1,6 +1,7 @@
 #!/bin/sh
 # The first process of the guest. / is a folder of the host, read-only (hostfs); the kernel's command line gave
-# SHARES (folders of the host, separated by commas, mounted read-only at the same paths) and AGENT (what to run).
+# SHARES (folders of the host, separated by commas, mounted read-only at the same paths) and AGENT (what to run, by
+# PYTHON).
 export PATH=/usr/sbin:/usr/bin:/sbin:/bin HOME=/root LANG=C.UTF-8
 off() { echo "init: $1"; exit 1; } # the kernel panics, and with it ends its process on the host
 
@@ -31,5 +32,5 @@ done
 # The disk of the guest: a real file system, with what the target's stores need of one.
 mkfs.ext4 -q -E lazy_itable_init=1,lazy_journal_init=1 /dev/ubda && mount /dev/ubda /srv || off "no disk"
 
-setsid python3 "$AGENT" /dev/ttyS0
+setsid "$PYTHON" "$AGENT" /dev/ttyS0
 off "the agent ended"

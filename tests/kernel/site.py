@@ -30,13 +30,7 @@ portals = ["{KERNEL_PORTALS["A"]}:3260", {{ address = "{KERNEL_PORTALS["B"]}:326
 [appliance]
 portals = ["{PORTALS["A"]}:3261"]
 """
-ASK: Final = """\
-import socket, sys
-with socket.socket(socket.AF_UNIX) as line:
-    line.connect(sys.argv[1])
-    line.sendall(b"GET /status HTTP/1.0\\r\\n\\r\\n")
-    print(b"".join(iter(lambda: line.recv(65536), b"")).partition(b"\\r\\n\\r\\n")[2].decode())
-"""
+CONFIGURED: Final = ("--config", "/srv/iscsi-rp.toml")
 READY_S: Final = 60.0
 
 
@@ -55,13 +49,14 @@ class Daemons:
     def __init__(self, guest: Guest) -> None:
         self._guest = guest
         self._running: dict[str, Running] = {}
-        guest.run("dd", "of=/srv/iscsi-rp.toml", "status=none", stdin=CONFIG)
+        guest.run("dd", f"of={CONFIGURED[1]}", "status=none", stdin=CONFIG)
         for address in (*PORTALS.values(), *KERNEL_PORTALS.values()):
             guest.run("ip", "address", "add", f"{address}/32", "dev", "lo")
 
     def start(self, name: str = "array") -> None:
         """Start one of them, and wait until it serves."""
-        self._running[name] = self._guest.start(*self._command(name, "run"))
+        command = (sys.executable, "-m", "iscsi_rp", *CONFIGURED, name, "run")
+        self._running[name] = self._guest.start(*command)
         eventually(f"the {name}", lambda: self._serves(name))
 
     def pid(self, name: str = "array") -> int:
@@ -81,7 +76,7 @@ class Daemons:
 
     def cli(self, *arguments: str, check: bool = True) -> str:
         """What `iscsi-rp ARGUMENTS` prints."""
-        return self._guest.run(*self._command(*arguments), check=check).out
+        return self._guest.run("iscsi-rp", *CONFIGURED, *arguments, check=check).out
 
     def query(self, *arguments: str, check: bool = True) -> Any:
         """What `iscsi-rp ARGUMENTS --json` answers."""
@@ -94,15 +89,13 @@ class Daemons:
 
     def mode(self, group: str) -> str:
         """Of the array's splitter; empty while the array is not there."""
-        status = self.status()
+        status = self.status("array")
         return next((str(each["mode"]) for each in status.get("groups", ()) if each["group"] == group), "")
 
-    def status(self, name: str = "array") -> dict[str, Any]:
-        """What a daemon's API says, without the time that the command needs to start; empty while it is not
-        there.
-        """
-        asked = self._guest.run("python3", "-S", "-c", ASK, f"/srv/state/{name}/api.sock", check=False)
-        return dict(json.loads(asked.out)) if asked.code == 0 else {}
+    def status(self, name: str) -> dict[str, Any]:
+        """Of a daemon; empty while it is not there."""
+        said = self.query("status", check=False)
+        return dict(said[name] or {})
 
     def protect(self, group: str, *volumes: str, journal: str = "512MiB") -> None:
         """Make a group, and wait until it is SPLITTING."""
@@ -112,9 +105,6 @@ class Daemons:
 
     def until_splitting(self, group: str) -> None:
         eventually("SPLITTING", lambda: self.mode(group) == "SPLITTING")
-
-    def _command(self, *arguments: str) -> tuple[str, ...]:
-        return (sys.executable, "-m", "iscsi_rp", "--config", "/srv/iscsi-rp.toml", *arguments)
 
     def _serves(self, name: str) -> bool:
         if self._running[name].ended:

@@ -3,7 +3,8 @@ from pathlib import Path
 
 import pytest
 
-from iscsi_rp.appliance.catalogue import Access, Catalogue, Group, ReplicationSet
+from iscsi_rp.appliance.catalogue import _SCHEMA, Access, Catalogue, DeletedGroup, Group, ReplicationSet
+from iscsi_rp.control.database import Database
 from iscsi_rp.errors import ConflictError, NotFoundError
 
 DATA = ReplicationSet(0, "array", "uuid-1", "data", 1 << 30, 512, Path("/c/data.img"))
@@ -50,13 +51,26 @@ def test_name_directory_volume_and_copy_belong_to_one_group(tmp_path: Path, seco
     assert catalogue.groups() == [DB]
 
 
-def test_a_removed_group_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_what_a_deleted_group_left_is_remembered_until_it_is_forgotten(tmp_path: Path) -> None:
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
     catalogue.add_group(DB)
     catalogue.set_access("id-1", Access(17, True))
-    catalogue.remove_group("id-1")
-    catalogue.add_group(DB)
-    assert catalogue.groups() == [DB]
-    catalogue.remove_group("id-1")
+    left = catalogue.delete_group(DB, 4711)
+    assert left == DeletedGroup("id-1", "db", DB.directory, (DATA.copy_path, LOG.copy_path), 4711)
     with pytest.raises(NotFoundError):
-        catalogue.remove_group("id-1")
+        catalogue.delete_group(DB, 4712)
+    catalogue.close()
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    assert (catalogue.groups(), catalogue.deleted_groups()) == ([], [left])
+    again = replace(DB, group_id="id-2", directory=Path("/g/id-2"))
+    catalogue.add_group(again)
+    catalogue.forget_group("id-1")
+    assert (catalogue.groups(), catalogue.deleted_groups()) == ([again], [])
+
+
+def test_a_catalogue_from_before_deleted_groups_is_brought_up_to_date(tmp_path: Path) -> None:
+    first = Database.open(tmp_path / "catalogue.db", (_SCHEMA,))
+    Catalogue(first).add_group(DB)
+    first.close()
+    catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    assert catalogue.delete_group(DB, 1) == catalogue.deleted_groups()[0]

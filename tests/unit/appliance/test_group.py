@@ -11,7 +11,8 @@ import pytest
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance import group as group_module
-from iscsi_rp.appliance.group import ACCESS, Group, make_copies
+from iscsi_rp.appliance.group import ACCESS, Group
+from iscsi_rp.appliance.group_files import make_files
 from iscsi_rp.appliance.receiver import Session
 from iscsi_rp.clock import utc_ns
 from iscsi_rp.control.models import ImageSelector
@@ -88,8 +89,7 @@ def new_row(path: Path, journal_bytes: int = 4 * MIB, directory: Path | None = N
     """Of one volume; with a directory and an empty copy."""
     copy = catalogue.ReplicationSet(0, "a", "uuid-0", "data", SIZE, 512, path / "copies" / "data.img")
     row = catalogue.Group(str(uuid4()), "db", journal_bytes, directory or path / "group", (copy,))
-    row.directory.mkdir(exist_ok=True)
-    make_copies(row)
+    make_files(row)
     return row
 
 

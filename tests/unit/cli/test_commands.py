@@ -69,8 +69,22 @@ def test_groups(db: Shell) -> None:
     shown = db.run("group", "show", "db").stdout
     assert format_time(time_of(END)) in shown
     assert "NO IMAGES AFTER" in shown
-    db.run("group", "delete", "db", "--yes")
-    assert db.appliance.deleted == [("db", False)]
+
+
+def test_what_a_deleted_group_leaves_is_told_and_removed(db: Shell) -> None:
+    assert "no deleted group" in db.run("group", "list", "--deleted").stdout
+    told = db.run("group", "delete", "db", "--yes").stdout
+    assert told == (
+        "group db: deleted\n"
+        "journal and copies stay: /j, /c/data.img, /c/log.img\n"
+        "  next: `iscsi-rp group delete db --destroy` removes them\n"
+    )
+    listed = db.run("group", "list", "--deleted").stdout.splitlines()
+    assert [line.split()[-1] for line in listed] == ["LEFT", "/j", "/c/data.img", "/c/log.img"]
+    assert db.json("group", "list", "--deleted")[0]["copies"] == ["/c/data.img", "/c/log.img"]
+    assert db.run("group", "delete", "db", "--destroy", "--yes").stdout == "group db: deleted and destroyed\n"
+    assert db.appliance.deleted == [("db", False), ("db", True)]
+    assert db.json("group", "list", "--deleted") == []
 
 
 def test_bookmarks(db: Shell) -> None:

@@ -21,6 +21,7 @@ from iscsi_rp.control.models import (
     ArrayStatus,
     Bookmark,
     BookmarkCreate,
+    DeletedGroup,
     FrontEnd,
     GroupCreate,
     GroupSession,
@@ -274,6 +275,7 @@ class MemoryAppliance:
         self.access: ImageAccess | None = None
         self.recovered: list[ImageSelector | None] = []
         self.deleted: list[tuple[str, bool]] = []
+        self.left: dict[str, DeletedGroup] = {}
         self.recovery_fails = False
 
     async def status(self) -> ApplianceStatus:
@@ -329,10 +331,27 @@ class MemoryAppliance:
         )
         return self.groups[request.name]
 
-    async def delete_group(self, name: str, destroy: bool) -> None:
-        await self.group(name)
-        del self.groups[name]
+    async def delete_group(self, name: str, destroy: bool) -> DeletedGroup | None:
+        if not (destroy and name in self.left):
+            group = await self.group(name)
+            del self.groups[name]
+            copies = [volume.copy_path for volume in group.volumes]
+            self.left[name] = DeletedGroup(
+                name=name,
+                id=group.id,
+                deleted_ns=START_NS,
+                journal=Path("/j"),
+                copies=copies,
+                allocated_bytes=5,
+            )
         self.deleted.append((name, destroy))
+        if not destroy:
+            return self.left[name]
+        del self.left[name]
+        return None
+
+    async def list_deleted_groups(self) -> list[DeletedGroup]:
+        return list(self.left.values())
 
     async def group(self, name: str) -> GroupStatus:
         if name not in self.groups:

@@ -83,8 +83,10 @@ def test_groups(appliance: ApplianceClient, site: Site) -> None:
     assert appliance.list_groups() == [made]
     assert appliance.group("db") == made
     assert made.journal_bytes_capacity == 1 << 30
-    appliance.delete_group("db", destroy=True)
-    assert site[2].deleted == [("db", True)]
+    left = appliance.delete_group("db")
+    assert appliance.list_deleted_groups() == [left]
+    assert appliance.delete_group("db", destroy=True) is None
+    assert site[2].deleted == [("db", False), ("db", True)]
 
 
 def test_bookmarks(appliance: ApplianceClient) -> None:
