@@ -49,19 +49,21 @@ class Multipath:
             initiator.login(processor)
         disks = {processor: initiator.disk(lun, processor) for processor in initiator.portals}
         self._processors = {disk.removeprefix("/dev/"): sp for sp, disk in disks.items()}
-        eventually("a map of two paths", lambda: len(self._map().get("path_groups", ())) and self._both())
+        eventually("a map of two paths", self._both)
 
     def _map(self) -> dict[str, Any]:
         """Of our paths; nothing while there is none."""
-        said = self._guest.run("multipathd", "show", "maps", "json").out
-        if not said.startswith("{"):
-            return {}  # it has just started
-        for found in json.loads(said)["maps"]:
+        for found in json.loads(eventually("multipathd", self._said))["maps"]:
             if any(
                 path["dev"] in self._processors for each in found["path_groups"] for path in each["paths"]
             ):
                 return dict(found)
         return {}
+
+    def _said(self) -> str | None:
+        """None: it has just started, or has other work."""
+        said = self._guest.run("multipathd", "show", "maps", "json", check=False).out
+        return said if said.startswith("{") else None
 
     def _both(self) -> bool:
         return len(self.paths()) == 2
@@ -70,7 +72,7 @@ class Multipath:
         """Storage processor -> its path, with `group`, the state of its path group."""
         return {
             self._processors[path["dev"]]: {**path, "group": group["dm_st"]}
-            for group in self._map()["path_groups"]
+            for group in self._map().get("path_groups", ())
             for path in group["paths"]
         }
 

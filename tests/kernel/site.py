@@ -46,10 +46,10 @@ def eventually(what: str, ask: Callable[[], Found | None], timeout_s: float = RE
 class Daemons:
     """The product in the guest: `iscsi-rp array run`, and where a test wants it `iscsi-rp appliance run`."""
 
-    def __init__(self, guest: Guest) -> None:
+    def __init__(self, guest: Guest, config: str = CONFIG) -> None:
         self._guest = guest
         self._running: dict[str, Running] = {}
-        guest.run("dd", f"of={CONFIGURED[1]}", "status=none", stdin=CONFIG)
+        guest.run("dd", f"of={CONFIGURED[1]}", "status=none", stdin=config)
         for address in (*PORTALS.values(), *KERNEL_PORTALS.values()):
             guest.run("ip", "address", "add", f"{address}/32", "dev", "lo")
 
