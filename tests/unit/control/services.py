@@ -125,6 +125,7 @@ class MemoryArray:
         self.forget()
 
     def forget(self) -> None:
+        self.alerts = [Alert(code="A1", text="it smells of smoke", next_step="Look for fire.")]
         self.volumes: dict[str, Volume] = {}
         self.jobs: dict[str, Job] = {}
         self.verification: dict[str, bool | int] = {
@@ -151,7 +152,7 @@ class MemoryArray:
             ],
             sessions=await self.list_sessions(),
             refused_logins=self.refused_logins,
-            alerts=[Alert(code="A1", text="it smells of smoke", next_step="Look for fire.")],
+            alerts=self.alerts,
         )
 
     async def list_volumes(self) -> list[Volume]:
