@@ -96,11 +96,17 @@ def _list_deleted(left: list[DeletedGroup], as_json: bool) -> None:
         print_json(left)
         return
     rows = [
-        (each.name, format_time(each.deleted_ns), format_size(each.allocated_bytes), path)
+        (
+            each.name,
+            format_time(each.deleted_ns),
+            format_size(each.allocated_bytes),
+            each.journal,
+            ", ".join(map(str, each.copies)),
+        )
         for each in left
-        for path in (each.journal, *each.copies)
     ]
-    print_table(("GROUP", "DELETED", "SPACE", "LEFT"), rows, "no deleted group left anything")
+    columns = ("GROUP", "DELETED", "SPACE", "JOURNAL", "COPIES")
+    print_table(columns, rows, "no deleted group left anything")
 
 
 @group.command("show")

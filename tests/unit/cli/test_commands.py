@@ -94,7 +94,8 @@ def test_what_a_deleted_group_leaves_is_told_and_removed(db: Shell) -> None:
         "  next: `iscsi-rp group delete db --destroy` removes them\n"
     )
     listed = db.run("group", "list", "--deleted").stdout.splitlines()
-    assert [line.split()[-1] for line in listed] == ["LEFT", "/j", "/c/data.img", "/c/log.img"]
+    assert listed[0].split() == ["GROUP", "DELETED", "SPACE", "JOURNAL", "COPIES"]
+    assert listed[1].endswith("  5 B    /j       /c/data.img, /c/log.img")
     assert db.json("group", "list", "--deleted")[0]["copies"] == ["/c/data.img", "/c/log.img"]
     assert db.run("group", "delete", "db", "--destroy", "--yes").stdout == "group db: deleted and destroyed\n"
     assert db.appliance.deleted == [("db", False), ("db", True)]
