@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
@@ -165,7 +166,7 @@ class Service:
                 names = [volume.name for _, volume in found if volume.uuid in taken]
                 raise ConflictError(f"volume {names[0]!r} is in group {group.row.name!r} already")
         group_id = str(uuid4())
-        copies = request.copy_directory or self._state / "copies" / request.name
+        copies = request.copy_directory or self._copies_of(request.name)
         sets = tuple(
             catalogue.ReplicationSet(
                 index,
@@ -181,6 +182,10 @@ class Service:
         directory = self._state / "groups" / group_id
         return catalogue.Group(group_id, request.name, request.journal_bytes, directory, sets)
 
+    def _copies_of(self, group: str) -> Path:
+        """Where its copies are, unless another folder was asked for."""
+        return self._state / "copies" / group
+
     async def delete_group(self, name: str, destroy: bool) -> DeletedGroup | None:
         async with self._changing:
             if name not in self.groups and (left := await self._left(name)) is not None:
@@ -191,6 +196,8 @@ class Service:
             if not destroy:
                 return await asyncio.to_thread(_deleted_model, left)
             await asyncio.to_thread(destroy_files, left.directory, left.copies)
+            with suppress(OSError):  # it is not there, or there is more in it
+                self._copies_of(name).rmdir()
             await asyncio.to_thread(self._catalogue.forget_group, left.group_id)
             return None
 

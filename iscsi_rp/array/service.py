@@ -321,7 +321,7 @@ def _check_growth(volume: ServedVolume, size_bytes: int) -> None:
     if volume.group is not None:
         raise ConflictError(
             f"volume {row.name!r} is in group {volume.group!r}, whose copy and journal do not grow",
-            hint=f"Delete the group by `iscsi-rp group delete {volume.group}`, resize, and make it again.",
+            hint=f"Delete the group by `iscsi-rp group delete {volume.group}`, resize, and make another one.",
         )
     if volume.error is not None:
         raise ConflictError(f"volume {row.name!r} is offline: {volume.error}")

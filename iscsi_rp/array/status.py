@@ -17,7 +17,7 @@ from iscsi_rp.control.models import (
     SplitterStatus,
 )
 from iscsi_rp.frontend import Logins, SessionStatus
-from iscsi_rp.replication.regions import REGION_BYTES
+from iscsi_rp.replication.regions import KEY_SHIFT, REGION_BYTES
 from iscsi_rp.splitter.core import Mode
 
 
@@ -81,33 +81,54 @@ def splitter_status(group: ProtectedGroup, protection: Protection) -> SplitterSt
 
 
 def array_alerts(volumes: Iterable[ServedVolume], protection: Protection) -> Iterator[Alert]:
+    groups = protection.groups.values()
     for volume in volumes:
         if volume.error:
-            yield Alert(
-                code="volume-offline",
-                text=f"volume {volume.row.name!r} is offline: {volume.error}",
-                next_step="Bring its store back and start the array again.",
-            )
-    for group in protection.groups.values():
-        name, reason = group.splitter.name, group.splitter.last_error or "starting"
-        if group.splitter.core.mode is Mode.MARKING:
-            yield Alert(
-                code="not-protected",
-                text=f"group {name!r} is not protected: {reason}",
-                next_step="Hosts go on; what they write is marked. See that the appliance runs.",
-            )
-        if group.splitter.core.resync.unreadable:
-            yield Alert(
-                code="store-unreadable",
-                text=f"group {name!r}: regions of a store cannot be read and stay marked",
-                next_step="Look at the store's medium; reading is tried again every few seconds.",
-            )
+            group = next((each for each in groups if volume in each.volumes), None)
+            yield _offline(volume.row.name, volume.error, group)
+    for group in groups:
+        yield from _group_alerts(group)
     for name, reason in protection.conflicts.items():
         yield Alert(
             code="cannot-attach",
             text=f"group {name!r} cannot be attached: {reason}",
             next_step="Delete the group at its appliance, or free its volumes.",
+            group=name,
         )
+
+
+def _offline(volume: str, reason: str, group: ProtectedGroup | None) -> Alert:
+    name = group.splitter.name if group else None
+    text = f"volume {volume!r}{f' of group {name!r}' if name else ''} is offline: {reason}"
+    next_step = "Bring its store back and start the array again."
+    if group and group.splitter.core.mode is Mode.RESYNCING:
+        text += "; the group stays RESYNCING, without new images"
+        next_step += (
+            f" Without it: `iscsi-rp group delete {name}`, and protect the other volumes by a new group."
+        )
+    return Alert(code="volume-offline", text=text, next_step=next_step, group=name)
+
+
+def _group_alerts(group: ProtectedGroup) -> Iterator[Alert]:
+    name, core = group.splitter.name, group.splitter.core
+    if core.mode is Mode.MARKING:
+        yield Alert(
+            code="not-protected",
+            text=f"group {name!r} is not protected: {group.splitter.last_error or 'starting'}",
+            next_step="Hosts go on; what they write is marked. See that the appliance runs.",
+            group=name,
+        )
+    unreadable = [
+        group.volumes[place] for place in sorted({key >> KEY_SHIFT for key in core.resync.unreadable})
+    ]
+    for volume in unreadable:
+        if not volume.error:
+            yield Alert(
+                code="store-unreadable",
+                text=f"group {name!r}: regions of volume {volume.row.name!r} cannot be read and stay marked",
+                next_step="Look at its store's medium; reading is tried again every few seconds.",
+                group=name,
+            )
 
 
 def kernel_alerts(kernel: KernelTarget | None) -> Iterator[Alert]:

@@ -1,5 +1,6 @@
 """`iscsi-rp group`: consistency groups."""
 
+from contextlib import suppress
 from pathlib import Path
 
 import click
@@ -15,7 +16,8 @@ from iscsi_rp.cli.output import (
 )
 from iscsi_rp.cli.parameters import ABSOLUTE_PATH, group_argument, size
 from iscsi_rp.cli.site import Site, complete_volume, pass_site
-from iscsi_rp.control.models import DeletedGroup, GroupCreate, GroupStatus
+from iscsi_rp.control.models import ArrayStatus, DeletedGroup, GroupCreate, GroupStatus
+from iscsi_rp.errors import UnreachableError
 from iscsi_rp.units import format_duration, format_size, format_time
 
 
@@ -94,11 +96,17 @@ def _list_deleted(left: list[DeletedGroup], as_json: bool) -> None:
         print_json(left)
         return
     rows = [
-        (each.name, format_time(each.deleted_ns), format_size(each.allocated_bytes), path)
+        (
+            each.name,
+            format_time(each.deleted_ns),
+            format_size(each.allocated_bytes),
+            each.journal,
+            ", ".join(map(str, each.copies)),
+        )
         for each in left
-        for path in (each.journal, *each.copies)
     ]
-    print_table(("GROUP", "DELETED", "SPACE", "LEFT"), rows, "no deleted group left anything")
+    columns = ("GROUP", "DELETED", "SPACE", "JOURNAL", "COPIES")
+    print_table(columns, rows, "no deleted group left anything")
 
 
 @group.command("show")
@@ -106,12 +114,17 @@ def _list_deleted(left: list[DeletedGroup], as_json: bool) -> None:
 @json_option
 @pass_site
 def show(site: Site, group: str, as_json: bool) -> None:
-    """Show one group: images, journal, copy, spans without images, alerts."""
+    """Show one group: splitter, images, journal, copy, spans without images, alerts."""
     found = site.appliance.group(group)
+    array = _array_status(site)
+    if array is not None:
+        alerts = [alert for alert in array.alerts if alert.group == group]
+        found = found.model_copy(update={"alerts": [*found.alerts, *alerts]})
     if as_json:
         print_json(found)
         return
-    _print_group(found)
+    modes = {each.group: each.mode for each in array.groups} if array else {}
+    _print_group(found, modes.get(group, "not attached") if array else "unknown: the array does not answer")
     print_table(
         ("VOLUME", "SIZE", "COPY"),
         [(v.name, format_size(v.size_bytes), v.copy_path) for v in found.volumes],
@@ -123,12 +136,19 @@ def show(site: Site, group: str, as_json: bool) -> None:
     print_alerts(found.alerts)
 
 
-def _print_group(found: GroupStatus) -> None:
+def _array_status(site: Site) -> ArrayStatus | None:
+    with suppress(UnreachableError):
+        return site.array.status()
+    return None
+
+
+def _print_group(found: GroupStatus, splitter: str) -> None:
     access = found.access
     print_facts(
         [
             ("group", found.name),
             ("state", found.state),
+            ("splitter", splitter),
             (
                 "arrays",
                 ", ".join(f"{s.array} (session {s.session})" for s in found.sessions) or "none connected",

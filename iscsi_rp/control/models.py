@@ -31,6 +31,8 @@ class Alert(Answer):
     code: str
     text: str
     next_step: str
+    group: str | None = None
+    "Which it concerns, where the array says it of one."
 
 
 class JobState(StrEnum):

@@ -12,6 +12,7 @@ from typing import Final
 import uvicorn
 from fastapi import FastAPI
 
+from iscsi_rp.control.audit import Audit, AuditedProtocol
 from iscsi_rp.errors import ConfigError, ConflictError
 
 STOP_TIMEOUT_S: Final = 5
@@ -31,7 +32,8 @@ class ApiServer:
         self._path = socket_path
         self._server = _Server(
             uvicorn.Config(
-                app,
+                Audit(app),
+                http=AuditedProtocol,
                 log_config=None,
                 log_level="error",
                 access_log=False,

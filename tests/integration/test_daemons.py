@@ -277,6 +277,42 @@ def test_a_store_that_is_gone_or_too_small_at_the_start_is_offline_alone(tmp_pat
     assert paths["small"].stat().st_size == MIB // 2
 
 
+def test_a_group_of_which_a_volume_is_offline_says_so_and_why_and_what_next(tmp_path: Path) -> None:
+    stack = Stack(tmp_path)
+    store = tmp_path / "gone.img"
+    try:
+        stack.start()
+        gone = stack.create_volume("gone", MIB, store)
+        stack.create_volume("good", MIB)
+        stack.protect("pair", ["gone", "good"], JOURNAL)
+        stack.appliance.kill()
+        with Initiator(stack.portal, IQN, luns=(gone.lun,)) as host:
+            host.write(gone.lun, 0, pattern(1))  # is marked: to be read when the appliance is there again
+        assert stack.array.stop() == 0
+        store.rename(tmp_path / "elsewhere")
+        stack.start()
+        eventually("RESYNCING", lambda: stack.mode("pair") is SplitterMode.RESYNCING)
+        time.sleep(1)  # in which it cannot be read
+        assert codes(stack) == ["volume-offline"]
+        shown = iscsi_rp("--config", str(tmp_path / "iscsi-rp.toml"))
+        for query in (["status"], ["group", "show", "pair"]):
+            said = subprocess.run([*shown, *query], check=True, capture_output=True, text=True).stdout
+            assert f"volume 'gone' of group 'pair' is offline: cannot open {store}" in said
+            assert "stays RESYNCING" in said
+            assert "next: Bring its store back and start the array again." in said
+        assert stack.array.stop() == 0
+        (tmp_path / "elsewhere").rename(store)
+        stack.start()
+        stack.wait_splitting("pair")
+        assert codes(stack) == []
+    finally:
+        end(stack)
+
+
+def codes(stack: Stack) -> list[str]:
+    return [alert.code for alert in stack.array_api.status().alerts]
+
+
 # -- daemons that do not start
 
 

@@ -79,7 +79,7 @@ def test_what_a_deleted_group_left_is_listed_and_removed_at_last(tmp_path: Path)
             assert await service.delete_group("db", destroy=True) is None
             assert await service.list_deleted_groups() == []
             assert not left.journal.exists()
-            assert not left.copies[0].exists()
+            assert not left.copies[0].parent.exists()
             with pytest.raises(NotFoundError):
                 await service.delete_group("db", destroy=True)
             await service.create_group(create("db"))

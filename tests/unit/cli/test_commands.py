@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from iscsi_rp.cli.main import main
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import ImageSelector, RefusedLogin, RefusedLogins
+from iscsi_rp.control.models import Alert, ImageSelector, RefusedLogin, RefusedLogins
 from iscsi_rp.units import format_time
 from tests.unit.cli.shell import Shell
 from tests.unit.control.services import END, HOST, time_of
@@ -71,6 +71,20 @@ def test_groups(db: Shell) -> None:
     assert "NO IMAGES AFTER" in shown
 
 
+def test_a_group_is_shown_with_what_the_array_says_of_it(db: Shell) -> None:
+    about = Alert(code="volume-offline", text="volume 'data' is offline", next_step="Wait.", group="db")
+    other = about.model_copy(update={"group": "other"})
+    db.array.alerts = [about, other]
+    shown = db.run("group", "show", "db").stdout
+    assert "splitter:      SPLITTING\n" in shown
+    assert shown.count("alert volume-offline: volume 'data' is offline\n  next: Wait.\n") == 1
+    assert [alert["group"] for alert in db.json("group", "show", "db")["alerts"]] == ["db"]
+    socket = db.state / "array" / "api.sock"
+    away = socket.rename(socket.with_suffix(".away"))
+    assert "splitter:      unknown: the array does not answer\n" in db.run("group", "show", "db").stdout
+    away.rename(socket)
+
+
 def test_what_a_deleted_group_leaves_is_told_and_removed(db: Shell) -> None:
     assert "no deleted group" in db.run("group", "list", "--deleted").stdout
     told = db.run("group", "delete", "db", "--yes").stdout
@@ -80,7 +94,8 @@ def test_what_a_deleted_group_leaves_is_told_and_removed(db: Shell) -> None:
         "  next: `iscsi-rp group delete db --destroy` removes them\n"
     )
     listed = db.run("group", "list", "--deleted").stdout.splitlines()
-    assert [line.split()[-1] for line in listed] == ["LEFT", "/j", "/c/data.img", "/c/log.img"]
+    assert listed[0].split() == ["GROUP", "DELETED", "SPACE", "JOURNAL", "COPIES"]
+    assert listed[1].endswith("  5 B    /j       /c/data.img, /c/log.img")
     assert db.json("group", "list", "--deleted")[0]["copies"] == ["/c/data.img", "/c/log.img"]
     assert db.run("group", "delete", "db", "--destroy", "--yes").stdout == "group db: deleted and destroyed\n"
     assert db.appliance.deleted == [("db", False), ("db", True)]

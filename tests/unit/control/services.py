@@ -128,6 +128,7 @@ class MemoryArray:
         self.forget()
 
     def forget(self) -> None:
+        self.alerts = [Alert(code="A1", text="it smells of smoke", next_step="Look for fire.")]
         self.volumes: dict[str, Volume] = {}
         self.jobs: dict[str, Job] = {}
         self.verification: dict[str, bool | int] = {
@@ -156,7 +157,7 @@ class MemoryArray:
             sessions=await self.list_sessions(),
             refused_logins=self.refused_logins,
             kernel=self._kernel(),
-            alerts=[Alert(code="A1", text="it smells of smoke", next_step="Look for fire.")],
+            alerts=self.alerts,
         )
 
     def _kernel(self) -> KernelTarget | None:

@@ -6,6 +6,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from structlog.testing import capture_logs
+
 from iscsi_rp.control.appliance_api import ApplianceService, appliance_app
 from iscsi_rp.control.array_api import ArrayService, array_app
 from iscsi_rp.control.config import Config
@@ -31,14 +33,15 @@ def serving(state: Path, array: ArrayService, appliance: ApplianceService) -> It
         await asyncio.gather(*(server.stop() for server in servers))
 
     thread = threading.Thread(target=loop.run_until_complete, args=(serve(),))
-    thread.start()
-    try:
-        assert started.wait(10)
-        yield config
-    finally:
-        loop.call_soon_threadsafe(stop.set)
-        thread.join()
-        loop.close()
+    with capture_logs():  # a command that is tested in this process prints to where they would go
+        thread.start()
+        try:
+            assert started.wait(10)
+            yield config
+        finally:
+            loop.call_soon_threadsafe(stop.set)
+            thread.join()
+            loop.close()
 
 
 @contextmanager
