@@ -40,9 +40,11 @@ fuzz: setup ## hostile input, guided by coverage: SECONDS=600
 soak: setup ## 1,000 sessions, 10,000 connections, clients that never read (2 minutes)
 	$(PYTHON) -m tests.soak
 
-kernel: ## Linux' own initiator and multipath, in a User-Mode Linux guest
+kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode Linux (10 minutes)
 	@scripts/setup.sh mmdebstrap
 	$(PYTHON) -m pytest -q -m kernel -n 2 --dist loadfile tests/kernel
+	$(PYTHON) -m tests.kernel.conformance
+	$(PYTHON) -m tests.kernel.bench --pairs 3
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
