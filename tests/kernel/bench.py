@@ -19,7 +19,7 @@ SIZE_MIB: Final = 192
 RUN_S: Final = 3
 RUNNER: Final = """
     mkdir -p /run/dbus && dbus-daemon --system --fork
-    modprobe -a target_core_user tcm_loop
+    modprobe -a target_core_user tcm_loop sd_mod
     mount -t configfs configfs /sys/kernel/config
     mkdir -p /etc/target
     setsid tcmu-runner > /dev/null 2>&1 < /dev/null &
