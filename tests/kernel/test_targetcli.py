@@ -106,7 +106,7 @@ def test_a_volume_is_split_and_recovered_by_single_commands(
     assert "volume data: 16 MiB" in debian(f"{ARRAY} create_volume data 16MiB")
     debian(f"{GROUPS} split data group={debian.group} journal=64MiB")
     eventually("SPLITTING", lambda: splitting(daemons))
-    assert "[SPLITTING, to rpa-1]" in debian("/recoverpoint/splitters ls")
+    assert "[SPLITTING, to rpa-1" in debian("/recoverpoint/splitters ls")
     group = f"{GROUPS}/{debian.group}"
     initiator.discover()
     initiator.login()
@@ -183,6 +183,8 @@ def test_the_interactive_shell(daemons: Daemons, targetcli: Targetcli) -> None:
         ("n\r", "nothing was done.*/> "),
         (f"{GROUPS} unsplit {group} destroy=true\r", r"\[y/N\]: "),
         ("y\r", "deleted.*/> "),
+        (f"{ARRAY} delete_volume vo\t", f"delete_volume {volume} "),
+        ("destroy=true yes=true\r", "is removed.*/> "),
         ("exit\r", None),
     )
     assert "Traceback" not in talk
