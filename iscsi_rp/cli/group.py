@@ -14,7 +14,7 @@ from iscsi_rp.cli.output import (
     print_table,
     yes_option,
 )
-from iscsi_rp.cli.parameters import ABSOLUTE_PATH, group_argument, size
+from iscsi_rp.cli.parameters import ABSOLUTE_PATH, group_argument, journal_option
 from iscsi_rp.cli.site import Site, complete_volume, pass_site
 from iscsi_rp.control.models import ArrayStatus, DeletedGroup, GroupCreate, GroupStatus
 from iscsi_rp.errors import UnreachableError
@@ -36,14 +36,7 @@ def group() -> None:
     shell_complete=complete_volume,
     help="May be repeated.",
 )
-@click.option(
-    "--journal",
-    "journal_bytes",
-    type=size,
-    default="10GiB",
-    show_default=True,
-    help="The journal's capacity.",
-)
+@journal_option
 @click.option(
     "--copy-directory", type=ABSOLUTE_PATH, help="Where the copies go. Default: below the appliance's state."
 )

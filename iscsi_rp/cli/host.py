@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from iscsi_rp.cli.output import json_option, print_json, print_table, yes_option
-from iscsi_rp.cli.parameters import size, volume_argument
+from iscsi_rp.cli.parameters import journal_option, volume_argument
 from iscsi_rp.cli.site import Site, pass_site
 from iscsi_rp.control.models import FrontEnd, GroupCreate, Volume, VolumeCreate, VolumeKind
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
@@ -23,14 +23,7 @@ def host() -> None:
     "devices", metavar="DEVICE...", type=click.Path(path_type=Path, exists=True), nargs=-1, required=True
 )
 @click.option("--group", "group_name", required=True, help="The consistency group to make of them.")
-@click.option(
-    "--journal",
-    "journal_bytes",
-    type=size,
-    default="10GiB",
-    show_default=True,
-    help="The journal's capacity.",
-)
+@journal_option
 @click.option("--dry-run", is_flag=True, help="Show what would be done.")
 @json_option
 @pass_site

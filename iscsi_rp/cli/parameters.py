@@ -37,6 +37,14 @@ def time_or_latest(text: str) -> int | str:
 
 ABSOLUTE_PATH: Final = click.Path(path_type=Path, resolve_path=True)
 
+journal_option = click.option(
+    "--journal",
+    "journal_bytes",
+    type=size,
+    default="10GiB",
+    show_default=True,
+    help="The journal's capacity.",
+)
 group_argument = click.argument("group", shell_complete=complete_group)
 volume_argument = click.argument("name", metavar="VOLUME", shell_complete=complete_volume)
 

@@ -174,6 +174,17 @@ class OpenIscsi:
     def logout(self, processor: str = "A") -> None:
         self.node("--logout", processor=processor)
 
+    def open_image(self, access: Mapping[str, Any]) -> str:
+        """Log in to the target of an accessed image; the disk of its first volume."""
+        self.admin("-m", "discovery", "-t", "sendtargets", "-p", access["portal"])
+        self.admin("-m", "node", "-T", access["iqn"], "--login")
+        path = f"/dev/disk/by-path/ip-{access['portal']}-iscsi-{access['iqn']}-lun-0"
+        find = ("realpath", "-e", path)
+        return eventually("the image", lambda: self._guest.run(*find, check=False).out.strip())
+
+    def close_image(self, access: Mapping[str, Any]) -> None:
+        self.admin("-m", "node", "-T", access["iqn"], "--logout")
+
     def states(self) -> list[str]:
         """Of all sessions, as the kernel has them: `LOGGED_IN`, `FAILED`, `FREE`."""
         return self._guest.shell("cat /sys/class/iscsi_session/*/state").split()

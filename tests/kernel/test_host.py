@@ -76,14 +76,11 @@ def test_an_image_has_the_files_of_its_moment(
     daemons.cli("bookmark", "create", "local", "before")
     guest.shell("rm /mnt/local/file /mnt/local/old && sync")
     access = daemons.query("image", "enable", "local", "--bookmark", "before")
-    initiator.admin("-m", "discovery", "-t", "sendtargets", "-p", access["portal"])
-    initiator.admin("-m", "node", "-T", access["iqn"], "--login")
-    path = f"/dev/disk/by-path/ip-{access['portal']}-iscsi-{access['iqn']}-lun-0"
-    image = eventually("the image", lambda: guest.run("realpath", "-e", path, check=False).out.strip())
+    image = initiator.open_image(access)
     guest.shell('mkdir -p /mnt/image && mount "$1" /mnt/image', image)
     assert guest.shell("cat /mnt/image/file /mnt/image/old") == "before\nhere before\n"
     guest.shell('umount /mnt/image && fsck.ext4 -fn "$1"', image)
-    initiator.admin("-m", "node", "-T", access["iqn"], "--logout")
+    initiator.close_image(access)
     daemons.cli("image", "disable", "local", "--yes")
 
 

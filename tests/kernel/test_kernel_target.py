@@ -115,14 +115,11 @@ def test_an_image_mounts_and_is_clean(
     guest.shell("echo after > /mnt/data/file && sync && umount /mnt/data")
     guest.run("fsck.ext4", "-fn", disk)
     access = daemons.query("image", "enable", "data", "--bookmark", "before")
-    initiator.admin("-m", "discovery", "-t", "sendtargets", "-p", access["portal"])
-    initiator.admin("-m", "node", "-T", access["iqn"], "--login")
-    path = f"/dev/disk/by-path/ip-{access['portal']}-iscsi-{access['iqn']}-lun-0"
-    image = eventually("the image", lambda: guest.run("realpath", "-e", path, check=False).out.strip())
+    image = initiator.open_image(access)
     guest.shell('mount "$1" /mnt/data', image)
     assert guest.shell("cat /mnt/data/file") == "before\n"
     guest.shell('umount /mnt/data && fsck.ext4 -fn "$1"', image)
-    initiator.admin("-m", "node", "-T", access["iqn"], "--logout")
+    initiator.close_image(access)
     daemons.cli("image", "disable", "data", "--yes")
 
 

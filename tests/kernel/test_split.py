@@ -43,14 +43,11 @@ def test_an_image_is_a_disk_too(guest: Guest, daemons: Daemons, initiator: OpenI
     daemons.cli("bookmark", "create", "data", "before")
     guest.shell('mount "$1" /mnt/data && echo after > /mnt/data/file && umount /mnt/data', disk)
     access = daemons.query("image", "enable", "data", "--bookmark", "before")
-    initiator.admin("-m", "discovery", "-t", "sendtargets", "-p", access["portal"])
-    initiator.admin("-m", "node", "-T", access["iqn"], "--login")
-    path = f"/dev/disk/by-path/ip-{access['portal']}-iscsi-{access['iqn']}-lun-0"
-    image = eventually("the image", lambda: guest.run("realpath", "-e", path, check=False).out.strip())
+    image = initiator.open_image(access)
     guest.shell('fsck.ext4 -fn "$1" && mount "$1" /mnt/data', image)
     assert guest.shell("cat /mnt/data/file") == "before\n"
     guest.shell("umount /mnt/data")
-    initiator.admin("-m", "node", "-T", access["iqn"], "--logout")
+    initiator.close_image(access)
     daemons.cli("image", "disable", "data", "--yes")
     guest.shell('mount -r "$1" /mnt/data', disk)
     assert guest.shell("cat /mnt/data/file && umount /mnt/data") == "after\n"
