@@ -25,6 +25,7 @@ from iscsi_rp.frontend.lio import (
     Acl,
     Backstore,
     Desired,
+    LioConflictError,
     Loopback,
     Owned,
     Target,
@@ -45,6 +46,8 @@ from iscsi_rp.scsi.persistent_format import decode, encode
 
 AGAIN_S: Final = 10.0
 "What could not be put right, an address that is not there yet, is tried again."
+REMOVAL_S: Final = 2.0
+"From the removal of a backstore to the kernel's word of it, at most."
 MAKING_S: Final = 5.0
 "From targetcli's question about a configuration to its backstore, at most."
 _DESCRIPTION: Final = "The name of a volume whose front end is lio: `iscsi-rp volume list` shows them."
@@ -66,7 +69,7 @@ class Kernel:
         self._server = TcmuServer(self._happened)
         self._bridge = Bridge(SUBTYPE, _DESCRIPTION, self._check)
         self._going: set[str] = set()
-        "UUIDs of volumes that are about to be hidden."
+        "UUIDs of volumes that are hidden, whatever their rows still say."
         self._new: set[str] = set()
         "UUIDs of volumes that come from elsewhere: what LIO may have kept of them is of another time."
         self._changing = asyncio.Lock()
@@ -102,6 +105,7 @@ class Kernel:
 
     async def show(self, volume: ServedVolume) -> None:
         row = volume.row
+        self._going.discard(row.uuid)
         await self._server.serve(row.name, volume.unit)
         try:
             self._new.add(row.uuid)
@@ -113,15 +117,33 @@ class Kernel:
             self._new.discard(row.uuid)
 
     async def hide(self, volume: ServedVolume) -> bytes:
-        """The persistent reservations that LIO kept for it (APTPL)."""
+        """The persistent reservations that LIO kept for it (APTPL). It is not made anew until it is shown;
+        where this fails it is as it was.
+        """
         row = volume.row
         self._going.add(row.uuid)
         try:
             await self.apply()
-        finally:
+            await self._removed(row.name)
+            kept = encode(await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn))
+        except Error:
             self._going.discard(row.uuid)
+            await self._put_right()
+            raise
         await self._server.withdraw(row.name)
-        return encode(await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn))
+        return kept
+
+    async def _removed(self, name: str) -> None:
+        """The kernel has said so; else it is a backstore that others made. Raises `LioConflictError`."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(REMOVAL_S):
+                while self._server.devices(name):
+                    await asyncio.sleep(REMOVAL_S / 40)
+        if self._server.devices(name):
+            raise LioConflictError(
+                f"volume {name!r} has a backstore that the array did not make",
+                hint="Delete it where it was made, as in targetcli: `/backstores/user:rpsplit delete NAME`.",
+            )
 
     async def users(self, volume: ServedVolume) -> list[str]:
         """Who is logged in and may use it; of a local one, its disk where it is mounted or open."""

@@ -81,6 +81,9 @@ def test_create_ls_save_and_delete(guest: Guest, daemons: Daemons, stock: OpenIs
     assert "Traceback" not in said
     assert daemons.status("array")["kernel"]["volumes"] == ["data"]
     write_and_compare(guest, stock)
+    # It is not the array's to take away.
+    assert daemons.cli("volume", "move", "data", "--front-end", "embedded", check=False) == ""
+    assert daemons.status("array")["kernel"]["volumes"] == ["data"]
 
 
 @pytest.mark.parametrize("first", ["array", "restore"])
