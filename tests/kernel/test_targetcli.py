@@ -183,7 +183,7 @@ def test_the_interactive_shell(daemons: Daemons, targetcli: Targetcli) -> None:
         ("n\r", "nothing was done.*/> "),
         (f"{GROUPS} unsplit {group} destroy=true\r", r"\[y/N\]: "),
         ("y\r", "deleted.*/> "),
-        (f"{ARRAY} delete_volume vo\t", f"delete_volume {volume} "),
+        (f"{ARRAY} delete_volume volume=vo\t", f"volume={volume} "),
         ("destroy=true yes=true\r", "is removed.*/> "),
         ("exit\r", None),
     )
