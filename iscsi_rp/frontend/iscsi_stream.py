@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 import socket
 from collections import deque
 from typing import TYPE_CHECKING, Final
@@ -17,10 +18,8 @@ BUFFER_BYTES: Final = 1 << 20
 assert BUFFER_BYTES >= 2 * PDU_BYTES
 _SEND_BYTES: Final = 1 << 20
 "Answers that may wait for an initiator that does not read; beyond it nothing more is received from it."
-_PIECE_BYTES: Final = 256 << 10
-"More than so much is given to the transport in pieces, as it takes them: it copies what it is given at once."
-_LARGE_BYTES: Final = 128 << 10
-"A buffer that is a piece by itself, which goes to the socket without that copy."
+_BUFFERS: Final = 1024
+"The most that one `writev` takes (IOV_MAX)."
 LOGIN_S: Final = 15.0
 "A connection that has not logged in by then is dropped."
 LOGOUT_S: Final = 1.0
@@ -77,8 +76,9 @@ class Stream(asyncio.BufferedProtocol):
         self._peer, local = (portal_name(*name[:2]) for name in names)
         node, shared = self._streams.node, self._streams.shared
         self._connection = Connection(node, self._peer, local, self._flush, self._portal_group, shared)
-        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        transport.set_write_buffer_limits(high=_SEND_BYTES)
+        self._socket = transport.get_extra_info("socket")
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        transport.set_write_buffer_limits(high=_SEND_BYTES, low=0)
         self._loop = asyncio.get_running_loop()
         self._deadline = self._loop.call_later(LOGIN_S, self._check_login)
         self._streams.opened(self)
@@ -170,6 +170,7 @@ class Stream(asyncio.BufferedProtocol):
 
     def resume_writing(self) -> None:
         self._congested = False
+        self._unsent = deque(self._write(list(self._unsent)))
         self._send_unsent()
         if not self._congested:
             self._handle()
@@ -185,11 +186,8 @@ class Stream(asyncio.BufferedProtocol):
     def _send(self) -> None:
         out = self._connection.take_out()
         if out:
-            if not self._unsent and sum(map(len, out)) <= _PIECE_BYTES:
-                self._transport.writelines(out)
-            else:
-                self._unsent.extend(out)
-                self._send_unsent()
+            self._unsent.extend(out if self._unsent else self._write(out))
+            self._send_unsent()
             if self._congested:
                 unsent_bytes = sum(map(len, self._unsent))
                 self._count_unsent(unsent_bytes + self._transport.get_write_buffer_size())
@@ -199,19 +197,29 @@ class Stream(asyncio.BufferedProtocol):
             self._transport.close()
 
     def _send_unsent(self) -> None:
+        """Leave what the socket does not take to the transport, which copies it, up to its limit."""
         unsent = self._unsent
         while unsent and not self._congested:
-            if len(unsent[0]) >= _LARGE_BYTES:
-                self._transport.write(unsent.popleft())
-                continue
-            piece: list[Buffer] = []
-            size = 0
-            while unsent and size < _PIECE_BYTES and len(unsent[0]) < _LARGE_BYTES:
-                size += len(unsent[0])
-                piece.append(unsent.popleft())
-            self._transport.writelines(piece)
+            self._transport.write(unsent.popleft())
         if not self._congested:
             self._count_unsent(0)
+
+    def _write(self, out: list[Buffer]) -> list[Buffer]:
+        """Write all at once, and not by way of the transport, which would copy it. Returns what the socket
+        did not take.
+        """
+        if self._transport.get_write_buffer_size() or self._transport.is_closing():
+            return out
+        while out:
+            piece, rest = out[:_BUFFERS], out[_BUFFERS:]
+            try:
+                sent = os.writev(self._socket.fileno(), piece)
+            except OSError:
+                return out  # it is full, or broken: the transport will see
+            if sent < sum(map(len, piece)):
+                return _behind(piece, sent) + rest
+            out = rest
+        return out
 
     def _count_unsent(self, unsent_bytes: int) -> None:
         """What nobody reads is a part of what all sessions may hold."""
@@ -263,6 +271,15 @@ class Stream(asyncio.BufferedProtocol):
         session = self._connection.session
         if session is not None and not session.in_device and not session.over:
             session.drop()
+
+
+def _behind(buffers: list[Buffer], size: int) -> list[Buffer]:
+    """What follows the first `size` bytes, fewer than they have."""
+    at = 0
+    while size >= len(buffers[at]):
+        size -= len(buffers[at])
+        at += 1
+    return [memoryview(buffers[at])[size:], *buffers[at + 1 :]]
 
 
 def portal_name(host: str, port: int) -> str:

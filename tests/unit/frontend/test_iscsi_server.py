@@ -2,7 +2,9 @@
 
 import asyncio
 import contextlib
+import os
 import shutil
+import socket
 import subprocess
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,7 +19,7 @@ from iscsi_rp.frontend import iscsi_stream as stream_module
 from iscsi_rp.iscsi import NoSuchTargetError, TargetExistsError, TargetNameError
 from iscsi_rp.scsi import Identity, LogicalUnit
 from tests.kit.target_process import target_process
-from tests.unit.iscsi.initiator import IQN, NAA, OPEN, Pdu, command, login, split, write_10
+from tests.unit.iscsi.initiator import IQN, NAA, OPEN, Pdu, command, login, pdu, read_10, split, write_10
 
 needs_qemu = pytest.mark.skipif(shutil.which("qemu-img") is None, reason="qemu-utils is not installed")
 needs_libiscsi = pytest.mark.skipif(shutil.which("iscsi-ls") is None, reason="libiscsi-bin is not installed")
@@ -70,8 +72,8 @@ def test_discovery_lists_the_target(tmp_path: Path) -> None:
 
 async def receive(reader: asyncio.StreamReader) -> Pdu:
     header = await reader.readexactly(48)
-    (pdu,) = split(header + await reader.readexactly(int.from_bytes(header[5:8], "big") + 3 & ~3))
-    return pdu
+    (answer,) = split(header + await reader.readexactly(int.from_bytes(header[5:8], "big") + 3 & ~3))
+    return answer
 
 
 async def talk(address: tuple[str, int], *pdus: bytes) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
@@ -123,7 +125,7 @@ def test_targets_come_and_go_while_running() -> None:
         server.set_lun(IQN, 0, None)
         assert [status.target for status in server.sessions()] == [IQN]
         await server.remove_target(IQN)
-        assert [pdu.head[36] for pdu in split(await reader.read())] == [0, 0, 1, 3]
+        assert [each.head[36] for each in split(await reader.read())] == [0, 0, 1, 3]
         assert server.sessions() == []
         with pytest.raises(NoSuchTargetError):
             await server.remove_target(IQN)
@@ -177,6 +179,89 @@ def test_a_reader_that_never_reads_is_not_listened_to(monkeypatch: pytest.Monkey
             before = server.sessions()[0].commands
             await asyncio.sleep(0.2)
         assert 0 < before < 2000
+        writer.transport.abort()
+        await server.close()
+
+    asyncio.run(main())
+
+
+async def connect_with_little_room(
+    address: tuple[str, int],
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A reader into whose socket little goes."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 64 << 10)
+    sock.connect(address)
+    return await asyncio.open_connection(sock=sock)
+
+
+def test_what_waits_for_a_slow_reader_is_sent_though_its_session_ends() -> None:
+    """It logs out in the same breath, and begins to read when the answers have long been too many for
+    sockets and transport.
+    """
+    count, size = 12, 1 << 20
+    content = bytes(range(251)) * (size // 251 + 1)
+
+    class Filled(MemoryDevice):
+        def __init__(self) -> None:
+            super().__init__(size)
+            self._data[:] = content[:size]
+
+    async def main() -> None:
+        server = IscsiServer()
+        server.add_target(IQN, {0: unit(Filled())})
+        reader, writer = await connect_with_little_room(await server.listen("127.0.0.1", 0))
+        writer.write(login(OPEN) + command(bytes(6), 0x80, 0, itt=1, sn=1))
+        await receive(reader)
+        await receive(reader)
+        reads = [command(read_10(0, size >> 9), 0xC1, size, itt=n + 2, sn=n + 2) for n in range(count)]
+        writer.write(b"".join((*reads, pdu(0x46, 0x80, itt=99, sn=count + 2))))
+        while server.sessions():
+            await asyncio.sleep(0.01)
+        *answers, last = split(await reader.read())
+        assert [answer.itt for answer in answers if answer.opcode == 0x21] == list(range(2, count + 2))
+        assert b"".join(answer.data for answer in answers) == content[:size] * count
+        assert (last.opcode, last.head[2]) == (0x26, 0)
+        writer.close()
+        await server.close()
+
+    asyncio.run(main())
+
+
+def test_an_answer_does_not_overtake_what_waits_for_the_socket() -> None:
+    """The reader makes room and asks for more before the transport has had its turn."""
+
+    def read(n: int) -> bytes:
+        return command(read_10(0, 128), 0xC1, 65536, itt=n, sn=n)
+
+    async def main() -> None:
+        server = IscsiServer()
+        server.add_target(IQN, {0: unit()})
+        reader, writer = await connect_with_little_room(await server.listen("127.0.0.1", 0))
+        writer.write(login(OPEN | {"MaxRecvDataSegmentLength": "65536"}))
+        writer.write(command(bytes(6), 0x80, 0, itt=1, sn=1))
+        await receive(reader)
+        await receive(reader)
+        reader._transport.pause_reading()  # type: ignore[attr-defined]
+        sock, last = writer.get_extra_info("socket"), 1
+        (stream,) = server._streams.all()
+        while not stream._transport.get_write_buffer_size():
+            last += 1
+            writer.write(read(last))
+            await asyncio.sleep(0.001)
+        raw = socket.socket(fileno=os.dup(sock.fileno()))
+        received = bytearray()
+        while len(received) < 1 << 20:
+            with contextlib.suppress(BlockingIOError):
+                received += raw.recv(1 << 20)
+        last += 1
+        raw.send(read(last))
+        while len(received) < (last - 1) * (48 + 65536):
+            await asyncio.sleep(0.001)
+            with contextlib.suppress(BlockingIOError):
+                received += raw.recv(1 << 20)
+        assert [answer.itt for answer in split(bytes(received))] == list(range(2, last + 1))
+        raw.close()
         writer.transport.abort()
         await server.close()
 
