@@ -60,7 +60,10 @@ def run_daemon(config: Config, run: Callable[[Config, asyncio.Event], Awaitable[
             asyncio.get_running_loop().add_signal_handler(number, stop.set)
         await run(config, stop)
 
-    loop_factory = partial(asyncio.SelectorEventLoop, EagerSelector())
+    # With one processor nothing comes while we look: whoever would send it is waiting for us.
+    alone = len(os.sched_getaffinity(0)) == 1
+    selector = selectors.EpollSelector() if alone else EagerSelector()
+    loop_factory = partial(asyncio.SelectorEventLoop, selector)
     with logging_apart(), asyncio.Runner(loop_factory=loop_factory) as runner:
         runner.run(until_signal())
     return 0
