@@ -240,6 +240,8 @@ class GroupSplitter:
         self.volumes[read.volume].store.submit([(READ, read.offset, read.length, None, False, None)], done)
 
     async def _digest(self, read: RegionRead, data: bytes) -> None:
+        if self._closed:
+            return  # nobody waits for it any more, and the threads are gone
         self._answer(read, await self._loop.run_in_executor(self._threads, region_digests, data))
 
     def _answer(self, read: RegionRead, data: bytes | IoError) -> None:

@@ -1,6 +1,7 @@
 """The splitter's shell over a real store and a real dirty map; at the other end a very small appliance."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -303,3 +304,26 @@ def test_while_hosts_are_blocked_only_the_restore_writes(tmp_path: Path) -> None
         assert bytes(site.appliance.copy) == (tmp_path / "store").read_bytes()
 
     run(tmp_path, test)
+
+
+def test_a_region_that_is_read_only_after_the_end_is_no_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(site: Site) -> None:
+        faults: list[object] = []
+        asyncio.get_running_loop().set_exception_handler(lambda _, context: faults.append(context))
+        reads: list[Callable[[], None]] = []
+        submit = site.store.submit
+        monkeypatch.setattr(site.store, "submit", lambda *call: reads.append(lambda: submit(*call)))
+        site.appliance.connect(1, sweep=True)
+        async with asyncio.timeout(10):
+            while not reads:
+                await asyncio.sleep(0.01)
+        await site.splitter.close()
+        for read in reads:
+            read()
+        await asyncio.sleep(0.1)
+        gc.collect()  # a task that failed is told of when it goes
+        assert faults == []
+
+    run(tmp_path, test, attach=False)
