@@ -21,18 +21,20 @@ def open_segments(directory: Directory, group: bytes, segment_bytes: int) -> lis
     """
     names = sorted(name for name in directory.names() if first_of(name) is not None)
     loaded = [load(directory, name, group, segment_bytes) for name in names]
-    segments = _whole(names, loaded)
+    segments = [segment for segment in loaded if segment is not None]
+    headless = [name for name, segment in zip(names, loaded, strict=True) if segment is None]
     if not segments:
         raise JournalFormatError("There is no log in this directory.")
     sealed = max((i + 1 for i, segment in enumerate(segments) if segment.is_sealed), default=0)
     for segment in segments[:sealed]:
         if not segment.is_sealed:
             segment.recover()
-    _check_no_hole(segments[:sealed])
+    _check_no_hole(segments[:sealed], headless)
     kept = segments[: _continued(segments, sealed)]
-    dropped = [name for name in names if name > name_of(kept[-1].first)]
-    for name in reversed(dropped):
-        directory.remove(name)
+    whole = {name_of(segment.first) for segment in kept}
+    for name in reversed(names):
+        if name not in whole:
+            directory.remove(name)
     directory.sync()
     for segment in kept[:-1]:
         if not segment.is_sealed:
@@ -41,24 +43,27 @@ def open_segments(directory: Directory, group: bytes, segment_bytes: int) -> lis
     return kept
 
 
-def _whole(names: Sequence[str], loaded: Sequence[Segment | None]) -> list[Segment]:
-    """Segments with a header. One that is last may have been torn while it was made; any other is damaged."""
-    segments = [segment for segment in loaded if segment is not None]
-    for name, segment in zip(names[:-1], loaded[:-1], strict=True):
-        if segment is None and any(later.is_sealed for later in segments if name_of(later.first) > name):
-            raise JournalFormatError(
-                f"the header of {name} is damaged: images before {first_of(name)} are whole"
-            )
-    return segments
-
-
-def _check_no_hole(segments: Sequence[Segment]) -> None:
+def _check_no_hole(segments: Sequence[Segment], headless: Sequence[str]) -> None:
+    """Of segments up to the last sealed one. A file without a header is the one that is missing where there
+    is a hole, or before the first; between segments that continue one another it was begun and removed, and
+    a power loss has undone the removal.
+    """
+    if segments and headless and headless[0] < name_of(segments[0].first):
+        raise _damaged(headless[0])
     for before, segment in itertools.pairwise(segments):
-        if segment.first != before.last + 1:
-            raise MissingSegmentError(
-                f"records {before.last + 1} to {segment.first - 1} are missing: "
-                f"images up to {before.last} are whole, later ones are not"
-            )
+        if segment.first == before.last + 1:
+            continue
+        for name in headless:
+            if name_of(before.first) < name < name_of(segment.first):
+                raise _damaged(name)
+        raise MissingSegmentError(
+            f"records {before.last + 1} to {segment.first - 1} are missing: "
+            f"images up to {before.last} are whole, later ones are not"
+        )
+
+
+def _damaged(name: str) -> JournalFormatError:
+    return JournalFormatError(f"the header of {name} is damaged: images before {first_of(name)} are whole")
 
 
 def _continued(segments: Sequence[Segment], sealed: int) -> int:

@@ -307,6 +307,7 @@ def load(directory: Directory, name: str, group: bytes, capacity_bytes: int) -> 
         file.trust_disk()
     header = segment_format.read_header(file, group)
     if header is None:
+        file.close()
         return None
     if header.first != first_of(name):
         raise JournalFormatError(f"{name} holds the segment that starts at position {header.first}")

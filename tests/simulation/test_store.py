@@ -50,6 +50,11 @@ def test_no_promise_is_broken(first: int) -> None:
     assert not broken, broken[0]
 
 
+def test_a_seed_that_once_broke_a_promise() -> None:
+    """A segment that was begun and removed came back, without a header, between sealed ones."""
+    assert run(5550944128) is None
+
+
 # Found by random seeds
 
 FOUND_BY_SEEDS: dict[str, Bug] = {

@@ -289,6 +289,30 @@ def test_an_empty_directory_holds_no_log(tmp_path: Path) -> None:
         create(tmp_path)
 
 
+def test_a_segment_that_was_begun_and_removed_may_come_back(tmp_path: Path) -> None:
+    fill(log := create(tmp_path), 40)
+    log.close()
+    back = tmp_path / f"log-{7:020d}"
+    back.write_bytes(bytes(4096))  # among sealed segments, as a power loss leaves it
+    log = reopen(tmp_path)
+    assert (log.first, log.end) == (1, 40)
+    assert not back.exists()
+    assert payload_of(log, 8) == page(7)
+
+
+@pytest.mark.parametrize("place", [0, 1])
+def test_a_sealed_segment_without_its_header_is_damage(tmp_path: Path, place: int) -> None:
+    fill(log := create(tmp_path), 60)
+    first = log.segments[place].first
+    assert log.segments[2].is_sealed
+    log.close()
+    damaged = segment_paths(tmp_path)[place]
+    overwrite(damaged, 0, bytes(64))
+    with pytest.raises(JournalFormatError, match=f"damaged: images before {first} are whole"):
+        reopen(tmp_path)
+    assert damaged.exists()
+
+
 def test_a_missing_segment_names_the_images_that_are_whole(tmp_path: Path) -> None:
     fill(create(tmp_path), 60)
     segment_paths(tmp_path)[1].unlink()
