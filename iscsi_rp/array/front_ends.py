@@ -102,10 +102,7 @@ class FrontEnds:
                 await self._server.withdraw_lun(self._iqn, volume.row.lun)
         except TimeoutError:
             self._server.set_lun(self._iqn, volume.row.lun, volume.unit)
-            raise ConflictError(
-                f"commands for volume {volume.row.name!r} have been under way for {GRACE_S:.0f} s",
-                hint="See whether its store answers; then try again.",
-            ) from None
+            raise _still_busy(volume) from None
         return volume.unit.reservations.stored
 
     async def move(self, volume: ServedVolume, front_end: FrontEnd) -> None:
@@ -115,6 +112,7 @@ class FrontEnds:
             await self.kernel()
         registrations = await self.hide(volume)
         try:
+            await _at_rest(volume)
             await self._give(volume, front_end, registrations)
         except Error:
             await self._give(volume, before, registrations)
@@ -161,5 +159,29 @@ class FrontEnds:
         return None
 
     async def _set_access(self, access: Access) -> None:
-        if self._kernel is not None:
-            await self._kernel.set_access(access)
+        async with self._starting:  # while it starts it has the rules as they were
+            kernel = self._kernel
+        if kernel is not None:
+            await kernel.set_access(access)
+
+
+async def _at_rest(volume: ServedVolume) -> None:
+    """Nothing of the volume's logical unit goes on behind it: no command that the kernel has given up, no
+    formatting that began after it was asked whether there is any. Raises `ConflictError`.
+    """
+    over = asyncio.Event()
+    volume.unit.holds.after_all(over.set)
+    try:
+        async with asyncio.timeout(GRACE_S):
+            await over.wait()
+    except TimeoutError:
+        raise _still_busy(volume) from None
+    if volume.unit.medium.sense is not None:
+        raise ConflictError(f"volume {volume.row.name!r} is being formatted or sanitized")
+
+
+def _still_busy(volume: ServedVolume) -> ConflictError:
+    return ConflictError(
+        f"commands for volume {volume.row.name!r} have been under way for {GRACE_S:.0f} s",
+        hint="See whether its store answers; then try again.",
+    )

@@ -207,7 +207,7 @@ class Service:
             )
 
     async def delete_volume(self, name: str, destroy: bool, force: bool) -> None:
-        async with self._changing:
+        async with self._changing, self._protection.changing:  # no group takes it in meanwhile
             volume = self._volume(name)
             if volume.group is not None:
                 raise ConflictError(
@@ -219,11 +219,12 @@ class Service:
             await self._front_ends.hide(volume)
             await asyncio.to_thread(self._catalogue.remove_volume, volume.row.uuid)
             del self._volumes[volume.row.uuid]
-            await self.initiators.volume_deleted()
             self._protection.announce()
             await volume.close()
             if destroy and volume.row.kind is VolumeKind.FILE and volume.row.path is not None:
                 await asyncio.to_thread(volume.row.path.unlink, True)
+            # Last: LIO may refuse something of it, and the volume is gone all the same.
+            await self.initiators.volume_deleted()
 
     async def apply_to_lio(self) -> list[str]:
         kernel = await self._front_ends.kernel()

@@ -16,7 +16,7 @@ from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error
 from iscsi_rp.scsi import Identity, LogicalUnit
 from iscsi_rp.scsi.alua import PortGroups
-from iscsi_rp.scsi.medium import Note
+from iscsi_rp.scsi.medium import Note, Work
 from iscsi_rp.scsi.persistent_format import RegistrationsFormatError, decode
 from iscsi_rp.scsi.reservations import Save
 
@@ -97,14 +97,14 @@ class ServedVolume:
                 self._go_offline(error.message)
         self.joint = Joint(self.store)
         self._processors = processors
-        self.unit = self._logical_unit()
+        self.unit = self._logical_unit(row.unfinished)
         self._maps = maps
 
     def _go_offline(self, reason: str) -> None:
         self.error = reason
         self.store = OfflineDevice(self.row.size_bytes, self.row.block_size, reason)
 
-    def _logical_unit(self) -> LogicalUnit:
+    def _logical_unit(self, unfinished: Work | None) -> LogicalUnit:
         row = self.row
         embedded = row.front_end is FrontEnd.EMBEDDED
         return LogicalUnit(
@@ -115,7 +115,7 @@ class ServedVolume:
             # The kernel keeps those of its own initiators.
             registrations=row.registrations if embedded and self._readable else b"",
             save=self._save if embedded and self._readable else None,
-            unfinished=row.unfinished,
+            unfinished=unfinished,
             note=self._note,
             later=later,
         )
@@ -183,10 +183,12 @@ class ServedVolume:
 
     def moved(self, front_end: FrontEnd, registrations: bytes) -> None:
         """Another front end is to show it: by a new logical unit, so nothing of the old nexuses is left. None
-        of their commands may be under way.
+        of their commands may be under way. By the same one, after all: by the unit that it has.
         """
+        another = front_end is not self.row.front_end
         self.row = replace(self.row, front_end=front_end, registrations=registrations)
-        self.unit = self._logical_unit()
+        if another:
+            self.unit = self._logical_unit(self.unit.medium.unfinished)
 
     async def exchanged(self, below: BlockDevice) -> None:
         """Put a device under the joint, once nothing is in flight."""

@@ -1,6 +1,7 @@
 """One user backstore that is served: its ring is drained on the event loop, into a logical unit."""
 
 import asyncio
+import contextlib
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -136,7 +137,9 @@ class TcmuDevice:
         """Once for all that was answered meanwhile."""
         self._kicking = False
         if not self._over:
-            self._uio.kick()
+            # Gone: nobody waits for answers, and that it is is told by netlink.
+            with contextlib.suppress(OSError):
+                self._uio.kick()
 
     def _manage(self, request: TaskManagement) -> None:
         """The commands that the kernel aborted are answered as ever; what takes long may end sooner."""

@@ -91,9 +91,18 @@ class Netlink:
             await self.close()
             raise NoKernelTargetError(f"the kernel has no user backstores (TCMU): {error}") from error
 
+    async def open_again(self) -> None:
+        """After an error, an overrun above all: a socket that had one says nothing else from then on. What
+        happened meanwhile is not told. Raises `NoKernelTargetError`.
+        """
+        await self.close()
+        self._events, self._answers = AsyncGenericNetlinkSocket(), AsyncGenericNetlinkSocket()
+        await self.open()
+
     async def close(self) -> None:
         for each in (self._events, self._answers):
-            each.close()
+            with contextlib.suppress(OSError):
+                each.close()
 
     async def events(self) -> AsyncIterator[DeviceEvent]:
         """All that happens, until the task is cancelled."""

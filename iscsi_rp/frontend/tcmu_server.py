@@ -17,12 +17,15 @@ from iscsi_rp.errors import Error
 from iscsi_rp.frontend.memory import stay_in_memory
 from iscsi_rp.frontend.tcmu_device import TcmuDevice
 from iscsi_rp.frontend.tcmu_netlink import DeviceEvent, Event, Netlink
-from iscsi_rp.frontend.tcmu_uio import Place, block, reset_ring, scan, wants_reply
+from iscsi_rp.frontend.tcmu_uio import Place, TcmuDeviceError, block, reset_ring, scan, wants_reply
 from iscsi_rp.iscsi.latency import Histogram
 from iscsi_rp.scsi import LogicalUnit
 
 SUBTYPE: Final = "rpsplit"
 _LISTEN_AGAIN_S: Final = 1.0
+_TAKE_OVER_AGAIN_S: Final = 5.0
+_UNDER_WAY_S: Final = 1.0
+"For what a logical unit has begun for a ring that is to be reset; then it is tried again later."
 
 _log = structlog.get_logger(__name__)
 
@@ -94,14 +97,32 @@ class TcmuServer:
     # Events of the kernel.
 
     async def _listen(self) -> None:
+        lost = False
         while True:
             try:
+                if lost:
+                    await self._netlink.open_again()
+                    await self._catch_up()
+                    lost = False
                 async for event in self._netlink.events():
                     async with self._changing:
                         await self._take_in(event)
             except Exception as error:  # whatever a library makes of what comes by netlink
                 _log.error("cannot read what the kernel tells of backstores", reason=str(error))
+                lost = True
                 await asyncio.sleep(_LISTEN_AGAIN_S)
+
+    async def _catch_up(self) -> None:
+        """Events were lost: what there is takes their place."""
+        async with self._changing:
+            there = await asyncio.to_thread(lambda: list(scan(SUBTYPE)))
+            for device in list(self._devices.values()):
+                if device.place not in there:
+                    self._removed(device.place)
+                    self._changed(Event.REMOVED, device.place.config)
+            for place in there:
+                if place.config in self._units and not self.devices(place.config):
+                    await self._take_over(place)
 
     async def _take_in(self, event: DeviceEvent) -> None:
         place = Place.parse(event.name, event.minor)
@@ -143,6 +164,7 @@ class TcmuServer:
             self._serve(place, unit)
         except Error as error:
             _log.error("cannot serve a backstore", backstore=place.name, reason=error.message)
+            self._later(place, _TAKE_OVER_AGAIN_S)
             return -errno.EIO
         return 0
 
@@ -159,16 +181,21 @@ class TcmuServer:
         _log.info("a backstore is served", backstore=place.name, config=place.config)
 
     async def _take_over(self, place: Place) -> None:
-        """Of one that may have had another handler. Logs what goes wrong."""
+        """Of one that may have had another handler. Logs what goes wrong, and tries again: nobody else ends
+        the block.
+        """
         if place.minor in self._devices:
             return
+        unit = self._units[place.config]
         try:
             await asyncio.to_thread(block, place, True)
+            await _nothing_under_way(unit)
             await asyncio.to_thread(reset_ring, place)
-            self._serve(place, self._units[place.config])
+            self._serve(place, unit)
             await asyncio.to_thread(block, place, False)
         except Error as error:
             _log.error("cannot take a backstore over", backstore=place.name, reason=error.message)
+            self._later(place, _TAKE_OVER_AGAIN_S)
 
     async def _leave(self, device: TcmuDevice, grace_s: float) -> None:
         try:
@@ -182,11 +209,29 @@ class TcmuServer:
 
     def _broken(self, device: TcmuDevice) -> None:
         self._devices.pop(device.place.minor, None)
-        task = asyncio.create_task(self._again(device.place), name="tcmu reset")
+        self._later(device.place, 0)
+
+    def _later(self, place: Place, delay_s: float) -> None:
+        task = asyncio.create_task(self._again(place, delay_s), name="tcmu reset")
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _again(self, place: Place) -> None:
+    async def _again(self, place: Place, delay_s: float) -> None:
+        await asyncio.sleep(delay_s)
         async with self._changing:
-            if place.config in self._units:
+            there = await asyncio.to_thread(lambda: list(scan(SUBTYPE)))
+            if place in there and place.config in self._units and not self.devices(place.config):
                 await self._take_over(place)
+
+
+async def _nothing_under_way(unit: LogicalUnit) -> None:
+    """Return when what the unit has begun is over: initiators send it again after a reset, and what is late
+    would overwrite what they write then. Raises `TcmuDeviceError`.
+    """
+    over = asyncio.Event()
+    unit.holds.after_all(over.set)
+    try:
+        async with asyncio.timeout(_UNDER_WAY_S):
+            await over.wait()
+    except TimeoutError:
+        raise TcmuDeviceError("commands from before are still under way") from None

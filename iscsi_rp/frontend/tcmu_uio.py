@@ -2,6 +2,7 @@
 written to configfs around a change of hands.
 """
 
+import contextlib
 import mmap
 import os
 from collections.abc import Iterator
@@ -106,10 +107,16 @@ class Uio:
                 hint="Another process that handles it has to let go of it first.",
             ) from error
         try:
+            # Numbers are given anew: what was told of it may be about the one that had it before.
+            if (found := Place.parse((UIO / path.name / "name").read_text(), place.minor)) != place:
+                raise TcmuDeviceError(f"{path} is of {found}, not of backstore {place.name!r}")
             self.memory = mmap.mmap(self.fd, size)
         except (OSError, ValueError) as error:
             os.close(self.fd)
             raise TcmuDeviceError(f"cannot map {path}: {error}") from error
+        except TcmuDeviceError:
+            os.close(self.fd)
+            raise
 
     def clear(self) -> None:
         """Take note of the kernel's events: what it has put in before now is in the ring."""
@@ -123,6 +130,10 @@ class Uio:
         os.write(self.fd, _KICK)
 
     def close(self) -> None:
-        """Nothing may hold on to the memory any more."""
-        self.memory.close()
+        """What still holds on to the memory, the data of a write that is under way, keeps it: until that is
+        over the kernel gives the device to nobody else.
+        """
+        with contextlib.suppress(BufferError):
+            self.memory.close()
+        del self.memory
         os.close(self.fd)

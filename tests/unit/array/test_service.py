@@ -2,7 +2,7 @@
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +24,13 @@ from iscsi_rp.control.access_models import (
     ShownVolume,
 )
 from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import Portal, Processor, VolumeChange, VolumeCreate, VolumeKind
+from iscsi_rp.control.models import FrontEnd, Portal, Processor, VolumeChange, VolumeCreate, VolumeKind
+from iscsi_rp.device import WRITE, BlockDevice, Done, Io
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
+from iscsi_rp.frontend.lio import LioError
+from iscsi_rp.iscsi.access import Access
+from iscsi_rp.scsi.medium import Work
 from tests.kit.initiator import Initiator, InitiatorError
 
 IQN = "iqn.2026-11.io.iscsi-rp:service"
@@ -44,6 +48,9 @@ class Array:
         self.server = IscsiServer()
         self.server.add_target(IQN, {})
         self.initiators = Initiators(self.catalogue, self.server, self.volumes)
+        self.front_ends = FrontEnds(
+            self.server, IQN, LioConfig(), self.volumes, self.catalogue, self.initiators
+        )
         self.service = Service(
             "array-1",
             IQN,
@@ -54,7 +61,7 @@ class Array:
             self.protection,
             SpaceWatch(self.volumes, 10.0),
             self.initiators,
-            FrontEnds(self.server, IQN, LioConfig(), self.volumes, self.catalogue, self.initiators),
+            self.front_ends,
             lambda row: self._serve(row, state),
         )
         self.service.portals.append(Portal(address="127.0.0.1:3260", processor=Processor.A))
@@ -143,6 +150,69 @@ def test_a_volume_does_not_grow_while_it_is_being_attached(tmp_path: Path) -> No
     run(tmp_path, test)
 
 
+def test_a_volume_is_not_deleted_while_it_is_being_attached(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("data")
+        (volume,) = array.volumes.values()
+        async with array.protection.changing:
+            deleting = asyncio.create_task(array.service.delete_volume("data", destroy=False, force=False))
+            await asyncio.sleep(0.05)
+            volume.group = "db"
+        with pytest.raises(ConflictError, match="is in group 'db'"):
+            await deleting
+        assert list(array.volumes.values()) == [volume]
+
+    run(tmp_path, test)
+
+
+def test_a_deleted_volume_gives_its_store_back_whatever_a_front_end_refuses(tmp_path: Path) -> None:
+    async def refuse(access: Access) -> None:
+        raise LioError("no")
+
+    async def test(array: Array) -> None:
+        await array.create("data", kind=VolumeKind.FILE)
+        (volume,) = array.volumes.values()
+        array.initiators.enforced = refuse
+        with pytest.raises(LioError):
+            await array.service.delete_volume("data", destroy=True, force=False)
+        assert array.volumes == {}
+        assert volume.row.path is not None
+        assert not volume.row.path.exists()
+        await array.create("data", kind=VolumeKind.FILE)
+
+    run(tmp_path, test)
+
+
+class Kernel:
+    """The kernel's front end where there is no LIO."""
+
+    def __init__(self, told: list[Access]) -> None:
+        self._told = told
+
+    async def set_access(self, access: Access) -> None:
+        self._told.append(access)
+
+    async def show(self, volume: ServedVolume) -> None:
+        pass
+
+    async def close(self, grace_s: float) -> None:
+        pass
+
+
+def test_rules_that_change_while_the_kernels_front_end_starts_reach_it(tmp_path: Path) -> None:
+    told: list[Access] = []
+
+    async def test(array: Array) -> None:
+        async with array.front_ends._starting:
+            adding = asyncio.create_task(array.initiators.add(InitiatorCreate(name=HOST)))
+            await asyncio.sleep(0.05)
+            array.front_ends._kernel = Kernel(told)  # type: ignore[assignment]
+        await adding
+        assert [list(access.initiators) for access in told] == [[HOST]]
+
+    run(tmp_path, test)
+
+
 def test_a_mask_names_volumes_that_are_there_each_once(tmp_path: Path) -> None:
     async def test(array: Array) -> None:
         await array.create("a", "b")
@@ -187,6 +257,64 @@ def test_a_volume_is_deleted_while_only_others_are_logged_in(tmp_path: Path) -> 
             await array.service.delete_volume("used", destroy=False, force=True)
             await asyncio.to_thread(session.close)
         assert array.volumes == {}
+
+    run(tmp_path, test)
+
+
+class Held:
+    """A device that does not get to its writes before it is told to."""
+
+    def __init__(self, below: BlockDevice) -> None:
+        self.below = below
+        self.size, self.block_size, self.read_only = below.size, below.block_size, False
+        self.writes: list[tuple[list[Io], Done]] = []
+
+    def submit(self, batch: Sequence[Io], done: Done) -> None:
+        if any(io[0] == WRITE for io in batch):
+            self.writes.append(([(*io[:3], bytes(io[3] or b""), *io[4:]) for io in batch], done))
+        else:
+            self.below.submit(batch, done)
+
+    def go_on(self) -> None:
+        for batch, done in self.writes:
+            self.below.submit(batch, done)
+
+
+def test_a_volume_goes_when_the_writes_that_are_under_way_have_ended(tmp_path: Path) -> None:
+    async def test(array: Array) -> None:
+        await array.create("data")
+        (volume,) = array.volumes.values()
+        held = Held(volume.store)
+        await volume.exchanged(held)
+        host, port = await array.server.listen("127.0.0.1", 0)
+        with await asyncio.to_thread(Initiator, f"{host}:{port}", IQN, name=HOST) as session:
+            session.submit_write(0, 0, bytes(512), lambda data, status: None)
+            while not held.writes:
+                await asyncio.to_thread(session.poll, 0.1)
+            deleting = asyncio.create_task(array.service.delete_volume("data", destroy=False, force=True))
+            await asyncio.sleep(0.2)
+            assert not deleting.done()
+            held.go_on()
+            await deleting
+            await asyncio.to_thread(session.close)
+
+    run(tmp_path, test)
+
+
+def test_a_volume_stays_where_it_is_while_it_is_formatted(tmp_path: Path) -> None:
+    """The old logical unit would clear blocks that hosts write by the new one."""
+
+    async def test(array: Array) -> None:
+        await array.create("data")
+        (volume,) = array.volumes.values()
+        array.front_ends._kernel = Kernel([])  # type: ignore[assignment]
+        unit = volume.unit
+        unit.medium.working = Work.FORMAT  # a host began between the question and the move
+        with pytest.raises(ConflictError, match="being formatted"):
+            await array.front_ends.move(volume, FrontEnd.LIO)
+        assert volume.row.front_end is FrontEnd.EMBEDDED
+        assert volume.unit is unit
+        assert array.server._node.target(IQN).luns == {volume.row.lun: unit}
 
     run(tmp_path, test)
 

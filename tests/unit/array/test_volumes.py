@@ -12,9 +12,10 @@ import pytest
 from iscsi_rp.array.catalogue import VolumeRow
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import FileDevice, MemoryDevice, create_file
-from iscsi_rp.control.models import Processor, VolumeKind, VolumeState
+from iscsi_rp.control.models import FrontEnd, Processor, VolumeKind, VolumeState
 from iscsi_rp.device import READ, UNMAP, BusyError, Done, Io, NotReadyError, Result
 from iscsi_rp.scsi import Nexus
+from iscsi_rp.scsi.medium import Work
 from iscsi_rp.scsi.sense import CHECK_CONDITION, GOOD
 from iscsi_rp.scsi.task import Command, Completion
 
@@ -167,3 +168,18 @@ def test_a_volume_is_formatted_although_its_store_is_busy_for_a_moment(tmp_path:
         assert (statuses, store.left) == ([CHECK_CONDITION, GOOD], 0)  # the first is told of the power on
 
     run(row(None, VolumeKind.MEMORY), tmp_path, test)
+
+
+def test_what_was_unfinished_when_the_array_started_and_is_over_does_not_come_back_by_a_move(
+    tmp_path: Path,
+) -> None:
+    async def test(volume: ServedVolume) -> None:
+        volume.unit.medium.take_note(None, lambda error: None)
+        assert volume.unit.medium.sense is None
+        before = volume.unit
+        volume.moved(FrontEnd.LIO, b"")
+        assert volume.unit is not before
+        assert volume.unit.medium.sense is None
+
+    begun = replace(row(None, VolumeKind.MEMORY), unfinished=Work.FORMAT)
+    run(begun, tmp_path / "maps", test)

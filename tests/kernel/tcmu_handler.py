@@ -1,0 +1,163 @@
+"""Runs in the guest: a handler in front of a store that waits while it is told to. Argument: what is done to
+it meanwhile, a function of this module.
+"""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
+from typing import Any, Final
+
+from iscsi_rp.block import MemoryDevice
+from iscsi_rp.device import WRITE, Done, Io
+from iscsi_rp.frontend.lio import Backstore, Desired, Loopback, Owned, apply, disk_of, ensure, plan, port_naa
+from iscsi_rp.frontend.tcmu_server import TcmuServer
+from iscsi_rp.scsi import Identity, LogicalUnit
+
+SIZE: Final = 16 << 20
+SERIAL: Final = "33333333-3333-4333-8333-333333333333"
+NAA: Final = port_naa(SERIAL)
+NAME: Final = "held"
+HELD: Final = Desired([Backstore(NAME, SERIAL, SIZE, 512)], None, [Loopback(NAA, NAME)])
+
+
+class Store:
+    """In memory; while `holding`, writes wait."""
+
+    def __init__(self) -> None:
+        self._below = MemoryDevice(SIZE, block_size=512)
+        self.size, self.block_size, self.read_only = SIZE, 512, False
+        self.holding = False
+        self.waiting: list[tuple[list[Io], Done]] = []
+
+    def submit(self, batch: Sequence[Io], done: Done) -> None:
+        if self.holding and any(io[0] == WRITE for io in batch):
+            self.waiting.append(([_owned(io) for io in batch], done))
+        else:
+            self._below.submit(batch, done)
+
+    def go_on(self) -> None:
+        self.holding = False
+        waiting, self.waiting = self.waiting, []
+        for batch, done in waiting:
+            self._below.submit(batch, done)
+
+
+def _owned(io: Io) -> Io:
+    op, offset, length, data, fua, tag = io
+    return op, offset, length, None if data is None else bytes(data), fua, tag
+
+
+async def until(what: Callable[[], Any]) -> None:
+    async with asyncio.timeout(10):
+        while not what():
+            await asyncio.sleep(0.02)
+
+
+def write(disk: str, byte: int) -> "subprocess.Popen[bytes]":
+    """Begins to write that byte into the first block."""
+    process = subprocess.Popen(
+        ["dd", f"of={disk}", "bs=4096", "oflag=direct", "status=none"], stdin=subprocess.PIPE
+    )
+    assert process.stdin is not None
+    process.stdin.write(bytes((byte,)) * 4096)
+    process.stdin.close()
+    return process
+
+
+def first_byte(disk: str, block: int = 0) -> int:
+    command = ["dd", f"if={disk}", "bs=4096", "count=1", f"skip={block}", "iflag=direct", "status=none"]
+    return subprocess.run(command, check=True, capture_output=True, timeout=30).stdout[0]
+
+
+async def withdrawn(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """A handler lets go of a backstore while a write is in the store, and takes it over again."""
+    store.holding = True
+    process = write(disk, 1)
+    await until(lambda: store.waiting)
+    # Answered before the write: the entries do not say any more which of them is open.
+    assert await asyncio.to_thread(first_byte, disk, 1) == 0
+    await server.withdraw(NAME, grace_s=0.2)
+    assert not server.devices(NAME)
+    await server.serve(NAME, unit)
+    await asyncio.sleep(0.5)
+    store.go_on()
+    assert await asyncio.to_thread(process.wait, 20) == 0
+    assert await asyncio.to_thread(first_byte, disk) == 1
+
+
+async def broken(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """The ring is broken while a write is in the store. What comes after it is not overwritten by it."""
+    store.holding = True
+    process = write(disk, 1)
+    await until(lambda: store.waiting)
+    (device,) = server.devices(NAME)
+    device._ring._at += 4  # no entry begins there
+    device._drain()
+    assert not server.devices(NAME)
+    await asyncio.sleep(0.5)
+    assert len(store.waiting) == 1  # the second try is not served before the first one has ended
+    store.go_on()
+    assert await asyncio.to_thread(process.wait, 20) == 0
+    assert await asyncio.to_thread(first_byte, disk) == 1
+
+
+async def busy(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """Another process has the backstore for a while."""
+    (device,) = server.devices(NAME)
+    await server.withdraw(NAME)
+    script = "import os, sys, time; os.open(sys.argv[1], os.O_RDWR); print(flush=True); time.sleep(3)"
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, f"/dev/uio{device.place.minor}"], stdout=subprocess.PIPE
+    )
+    assert other.stdout is not None
+    other.stdout.readline()
+    await server.serve(NAME, unit)
+    assert not server.devices(NAME)
+    process = write(disk, 1)
+    await until(lambda: server.devices(NAME))
+    assert await asyncio.to_thread(process.wait, 20) == 0
+    other.wait()
+
+
+async def overrun(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """More happens than the socket of events holds."""
+    await server.serve("late", LogicalUnit(Store(), unit.identity))
+    late = Backstore("late", SERIAL.replace("3", "4"), SIZE, 512)
+    others = Desired([*HELD.backstores, replace(late, name="other")], None, HELD.loopbacks)
+    owned = Owned.of(others)
+    for _ in range(100):  # here, where nobody reads them meanwhile
+        apply(plan(others, owned=owned))
+        apply(plan(HELD, owned=owned))
+    both = Desired([*HELD.backstores, late], None, HELD.loopbacks)
+    apply(plan(both, owned=owned))
+    await until(lambda: server.devices("late"))
+    for _ in range(2):
+        await asyncio.to_thread(lambda: apply(plan(HELD, owned=Owned.of(both))))
+        await until(lambda: not server.devices("late"))
+        await asyncio.to_thread(lambda: apply(plan(both, owned=owned)))
+        await until(lambda: server.devices("late"))
+    await asyncio.to_thread(lambda: apply(plan(HELD, owned=Owned.of(both))))
+    assert server.devices(NAME)
+
+
+async def main(story: Callable[[TcmuServer, LogicalUnit, Store, str], Awaitable[None]]) -> None:
+    await asyncio.to_thread(ensure)
+    subprocess.run(["modprobe", "sd_mod"], check=True)
+    store = Store()
+    unit = LogicalUnit(store, Identity(bytes.fromhex("6" + "0" * 31), SERIAL))
+    server = TcmuServer(lambda event, config: None)
+    await server.start()
+    await server.serve(NAME, unit)
+    await asyncio.to_thread(lambda: apply(plan(HELD, owned=Owned())))
+    await until(lambda: disk_of(NAA))
+    disk = disk_of(NAA)
+    assert disk is not None
+    await story(server, unit, store, disk)
+    await asyncio.to_thread(lambda: apply(plan(Desired(), owned=Owned.of(HELD))))
+    await server.close(1.0)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(globals()[sys.argv[1]]))
