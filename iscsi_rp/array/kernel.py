@@ -66,7 +66,7 @@ class Kernel:
         self._server = TcmuServer(self._happened)
         self._bridge = Bridge(SUBTYPE, _DESCRIPTION, self._check)
         self._going: set[str] = set()
-        "UUIDs of volumes that are about to be hidden."
+        "UUIDs of volumes that are hidden, or about to be, whatever their rows say yet."
         self._new: set[str] = set()
         "UUIDs of volumes that come from elsewhere: what LIO may have kept of them is of another time."
         self._changing = asyncio.Lock()
@@ -102,6 +102,7 @@ class Kernel:
 
     async def show(self, volume: ServedVolume) -> None:
         row = volume.row
+        self._going.discard(row.uuid)
         await self._server.serve(row.name, volume.unit)
         try:
             self._new.add(row.uuid)
@@ -113,13 +114,16 @@ class Kernel:
             self._new.discard(row.uuid)
 
     async def hide(self, volume: ServedVolume) -> bytes:
-        """The persistent reservations that LIO kept for it (APTPL)."""
+        """The persistent reservations that LIO kept for it (APTPL). It stays hidden until it is shown."""
         row = volume.row
+        # Before anything is changed: whether they can be read.
+        await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn)
         self._going.add(row.uuid)
         try:
             await self.apply()
-        finally:
+        except BaseException:
             self._going.discard(row.uuid)
+            raise
         await self._server.withdraw(row.name)
         return encode(await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn))
 
