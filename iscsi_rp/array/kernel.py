@@ -121,12 +121,14 @@ class Kernel:
         where this fails it is as it was.
         """
         row = volume.row
+        # Before anything is changed: whether they can be read.
+        await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn)
         self._going.add(row.uuid)
         try:
             await self.apply()
             await self._removed(row.name)
             kept = encode(await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn))
-        except Error:
+        except BaseException:
             self._going.discard(row.uuid)
             await self._put_right()
             raise

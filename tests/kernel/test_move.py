@@ -1,6 +1,8 @@
 """A volume moves between the array's own target and the kernel's, with NAA, data and registrations."""
 
 import re
+import sys
+import time
 from typing import Final
 
 import pytest
@@ -65,3 +67,27 @@ def test_what_shows_nothing_is_gone(guest: Guest, daemons: Daemons) -> None:
     daemons.cli("volume", "delete", "moves", "--destroy", "--yes")
     assert "moves" not in guest.shell("find /sys/kernel/config/target")
     assert KERNEL_IQN not in guest.shell("find /sys/kernel/config/target")
+
+
+def test_nobody_shows_it_again_while_it_moves(guest: Guest, daemons: Daemons, lio: OpenIscsi) -> None:
+    """Whatever else has LIO put right meanwhile."""
+    daemons.create_volume("stays", "--front-end", "lio")
+    daemons.create_volume("moves", "--front-end", "lio")
+    script = """
+from pathlib import Path
+from iscsi_rp.control.client import ArrayClient
+with ArrayClient(Path("/srv/state/array/api.sock")) as array:
+    while not Path("/tmp/moved").exists():
+        array.apply_to_lio()
+"""
+    applying = [guest.start(sys.executable, "-c", script, timeout_s=60) for _ in range(2)]
+    time.sleep(3)
+    for front_end in ("embedded", "lio", "embedded"):
+        daemons.cli("volume", "move", "moves", "--front-end", front_end)
+    guest.run("touch", "/tmp/moved")
+    for each in applying:
+        each.wait()
+    assert "moves" not in guest.shell("ls /sys/kernel/config/target/core/*")
+    assert daemons.query("array", "status")["kernel"]["volumes"] == ["stays"]
+    for name in ("stays", "moves"):
+        daemons.cli("volume", "delete", name, "--destroy", "--yes")

@@ -2,6 +2,7 @@
 
 import asyncio
 import os
+import sys
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,15 @@ from iscsi_rp.control.access_models import (
     ShownVolume,
 )
 from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import FrontEnd, Portal, Processor, VolumeChange, VolumeCreate, VolumeKind
+from iscsi_rp.control.models import (
+    FrontEnd,
+    Portal,
+    Processor,
+    VolumeChange,
+    VolumeCreate,
+    VolumeKind,
+    VolumeMove,
+)
 from iscsi_rp.device import WRITE, BlockDevice, Done, Io
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
@@ -330,5 +339,25 @@ def test_status_has_the_logins_that_were_refused(tmp_path: Path) -> None:
         assert told.by_reason["authorization failure"] == len(told.last) == 1
         assert (told.last[0].initiator, told.last[0].reason) == (HOST, "authorization failure")
         assert told.last[0].peer.startswith("127.0.0.1:")
+
+    run(tmp_path, test)
+
+
+def test_without_the_packages_for_lio_it_says_which_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "iscsi_rp.array.kernel", None)
+
+    async def test(array: Array) -> None:
+        with pytest.raises(ConflictError, match="package for the kernel's target") as refused:
+            await array.create("data", front_end=FrontEnd.LIO)
+        assert refused.value.hint is not None
+        assert "iscsi-rp[lio]" in refused.value.hint
+        assert array.catalogue.volumes() == []
+        await array.create("data")
+        with pytest.raises(ConflictError, match="package for the kernel's target"):
+            await array.service.move_volume("data", VolumeMove(front_end=FrontEnd.LOCAL))
+        (volume,) = await array.service.list_volumes()
+        assert volume.front_end is FrontEnd.EMBEDDED
 
     run(tmp_path, test)
