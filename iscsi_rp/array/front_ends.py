@@ -47,6 +47,7 @@ class FrontEnds:
         self.error: str | None = None
         "Why the kernel's target is not there though volumes need it."
         initiators.enforced = self._set_access
+        initiators.check = self._check_access
 
     async def start(self) -> None:
         """Show what the catalogue has. Without the kernel's target its volumes are not shown, and the others
@@ -157,6 +158,10 @@ class FrontEnds:
         if self.error is not None:
             return KernelTarget(iqn=self._lio.iqn, portals=[], volumes=[], error=self.error)
         return None
+
+    def _check_access(self, access: Access) -> None:
+        if self._kernel is not None:
+            self._kernel.check_access(access)
 
     async def _set_access(self, access: Access) -> None:
         async with self._starting:  # while it starts it has the rules as they were

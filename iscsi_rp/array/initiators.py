@@ -41,6 +41,8 @@ class Initiators:
         self._changing = asyncio.Lock()
         self.enforced: Callable[[Access], Awaitable[None]] | None = None
         "Told of new rules: another front end that has to know them."
+        self.check: Callable[[Access], None] | None = None
+        "Asked before they are stored: raises what that front end cannot have."
         self._rows: dict[str, InitiatorRow] = {}
         self._rules = RulesRow()
         self._read()
@@ -56,10 +58,13 @@ class Initiators:
 
     @property
     def access(self) -> Access:
+        return self._access_by(self._rows, self._rules)
+
+    def _access_by(self, rows: Mapping[str, InitiatorRow], rules: RulesRow) -> Access:
         return Access(
-            listed_only=self._rules.listed_only,
-            initiators={name: self._access(row) for name, row in self._rows.items()},
-            discovery=InitiatorAccess(self._rules.chap, self._rules.mutual),
+            listed_only=rules.listed_only,
+            initiators={name: self._access(row) for name, row in rows.items()},
+            discovery=InitiatorAccess(rules.chap, rules.mutual),
         )
 
     def _access(self, row: InitiatorRow) -> InitiatorAccess:
@@ -118,6 +123,7 @@ class Initiators:
                 *_chaps(request.authentication),
                 None if request.luns is None else self._shown(request.luns),
             )
+            self._check({**self._rows, row.name: row}, self._rules)
             await asyncio.to_thread(self._tables.add, row)
             await self._changed()
             return await self.get(row.name)
@@ -132,6 +138,7 @@ class Initiators:
                 row = replace(row, chap=chap, mutual=mutual)
             if request.luns is not None or request.all_luns:
                 row = replace(row, luns=None if request.luns is None else self._shown(request.luns))
+            self._check({**self._rows, row.name: row}, self._rules)
             await asyncio.to_thread(self._tables.replace, row)
             await self._changed()
             return await self.get(row.name)
@@ -157,6 +164,7 @@ class Initiators:
             if request.discovery is not None:
                 chap, mutual = _chaps(request.discovery)
                 rules = replace(rules, chap=chap, mutual=mutual)
+            self._check(self._rows, rules)
             await asyncio.to_thread(self._tables.set_rules, rules)
             await self._changed()
             return await self.rules()
@@ -165,6 +173,13 @@ class Initiators:
         """The catalogue has taken it from the initiators that saw it."""
         async with self._changing:
             await self._changed()
+
+    def _check(self, rows: Mapping[str, InitiatorRow], rules: RulesRow) -> None:
+        """What a front end can never have would keep all later changes from it, who is to be let in no more
+        above all.
+        """
+        if self.check is not None:
+            self.check(self._access_by(rows, rules))
 
     async def _changed(self) -> None:
         await asyncio.to_thread(self._read)

@@ -159,6 +159,10 @@ class Kernel:
         """The disk that a local volume is."""
         return await asyncio.to_thread(disk_of, port_naa(volume.row.uuid))
 
+    def check_access(self, access: Access) -> None:
+        """Raises `LioUnsupportedError`."""
+        self._desired(access)
+
     async def set_access(self, access: Access) -> None:
         self._access = access
         await self.apply()
@@ -171,7 +175,7 @@ class Kernel:
     async def apply(self) -> list[str]:
         """Make LIO what it should be; what was done."""
         async with self._changing:
-            desired = self._desired()
+            desired = self._desired(self._access)
             owned = _owned_in(await asyncio.to_thread(self._catalogue.owned_in_lio))
             await asyncio.to_thread(self._catalogue.set_owned_in_lio, _owned_text(owned | Owned.of(desired)))
             try:
@@ -195,7 +199,7 @@ class Kernel:
         """What `apply` would do."""
         async with self._changing:
             owned = _owned_in(await asyncio.to_thread(self._catalogue.owned_in_lio))
-            steps = await asyncio.to_thread(lambda: plan(self._desired(), owned=owned))
+            steps = await asyncio.to_thread(lambda: plan(self._desired(self._access), owned=owned))
             return [step.text for step in steps]
 
     async def status(self) -> KernelTarget:
@@ -257,7 +261,7 @@ class Kernel:
             if volume.row.front_end is not FrontEnd.EMBEDDED and uuid not in self._going
         ]
 
-    def _desired(self) -> Desired:
+    def _desired(self, access: Access) -> Desired:
         made = [
             volume
             for volume in self._shown()
@@ -266,7 +270,7 @@ class Kernel:
         luns = {each.row.lun: each.row.name for each in made if each.row.front_end is FrontEnd.LIO}
         return Desired(
             [self._backstore(each.row) for each in made],
-            self._target(luns) if luns else None,
+            self._target(luns, access) if luns else None,
             [
                 Loopback(port_naa(each.row.uuid), each.row.name)
                 for each in made
@@ -278,7 +282,7 @@ class Kernel:
         told = decode(row.registrations) if row.registrations or row.uuid in self._new else None
         return Backstore(row.name, row.uuid, row.size_bytes, row.block_size, registrations=told)
 
-    def _target(self, luns: Mapping[int, str]) -> Target:
+    def _target(self, luns: Mapping[int, str], access: Access) -> Target:
         portals: dict[int, list[tuple[str, int]]] = {}
         for portal in self._config.portals:
             portals.setdefault(portal.sp.portal_group, []).append((portal.host, portal.port))
@@ -286,8 +290,8 @@ class Kernel:
             self._config.iqn,
             portals,
             luns,
-            not self._access.listed_only,
-            [_acl(name, access, luns) for name, access in self._access.initiators.items()],
+            not access.listed_only,
+            [_acl(name, proof, luns) for name, proof in access.initiators.items()],
         )
 
     def _check(self, config: str) -> str | None:

@@ -64,6 +64,7 @@ class TcmuServer:
         for task in list(self._tasks):
             task.cancel()
         async with self._changing:
+            self._units.clear()  # nothing is taken over any more
             await asyncio.gather(*(self._leave(device, grace_s) for device in list(self._devices.values())))
         await self._netlink.close()
 
@@ -71,7 +72,9 @@ class TcmuServer:
         """Backstores of this configuration are `unit`: those that are there, and those to come."""
         async with self._changing:
             self._units[config] = unit
-            for place in await asyncio.to_thread(lambda: list(scan(SUBTYPE))):
+            there = await asyncio.to_thread(lambda: list(scan(SUBTYPE)))
+            # Of two the one of its name is the array's own, which its initiators have.
+            for place in sorted(there, key=lambda place: place.name != config):
                 if place.config == config and not self.devices(config):
                     await self._take_over(place)
 

@@ -3,10 +3,12 @@ it meanwhile, a function of this module.
 """
 
 import asyncio
+import socket
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, Final
 
 from iscsi_rp.block import MemoryDevice
@@ -121,13 +123,34 @@ async def busy(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -
     other.wait()
 
 
+async def twice(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """Somebody has made other backstores of the same volume. After a restart it is the first one still."""
+    others = [Path(f"/sys/kernel/config/target/core/user_{number}/a{number}") for number in range(90, 96)]
+    for other in others:
+        other.mkdir(parents=True)
+        for file, value in (
+            ("control", f"dev_config=rpsplit/{NAME}"),
+            ("control", f"dev_size={SIZE}"),
+            ("attrib/nl_reply_supported", "-1"),
+            ("enable", "1"),
+        ):
+            (other / file).write_text(value)
+    await server.withdraw(NAME)
+    await server.serve(NAME, unit)
+    assert [device.place.name for device in server.devices(NAME)] == [NAME]
+    assert await asyncio.to_thread(first_byte, disk) == 0
+    for other in others:
+        other.rmdir()
+
+
 async def overrun(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
     """More happens than the socket of events holds."""
     await server.serve("late", LogicalUnit(Store(), unit.identity))
     late = Backstore("late", SERIAL.replace("3", "4"), SIZE, 512)
     others = Desired([*HELD.backstores, replace(late, name="other")], None, HELD.loopbacks)
     owned = Owned.of(others)
-    for _ in range(100):  # here, where nobody reads them meanwhile
+    server._netlink._events.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # the least there is
+    for _ in range(10):  # here, where nobody reads them meanwhile
         apply(plan(others, owned=owned))
         apply(plan(HELD, owned=owned))
     both = Desired([*HELD.backstores, late], None, HELD.loopbacks)

@@ -2,13 +2,12 @@
 
 import re
 import sys
-import time
 from typing import Final
 
 import pytest
 
 from tests.kernel.guest import Guest
-from tests.kernel.site import HOST, KERNEL_IQN, KERNEL_PORTALS, Daemons, OpenIscsi
+from tests.kernel.site import HOST, KERNEL_IQN, KERNEL_PORTALS, Daemons, OpenIscsi, eventually
 
 pytestmark = pytest.mark.kernel
 
@@ -74,20 +73,20 @@ def test_nobody_shows_it_again_while_it_moves(guest: Guest, daemons: Daemons, li
     daemons.create_volume("stays", "--front-end", "lio")
     daemons.create_volume("moves", "--front-end", "lio")
     script = """
+import sys
 from pathlib import Path
 from iscsi_rp.control.client import ArrayClient
 with ArrayClient(Path("/srv/state/array/api.sock")) as array:
     while not Path("/tmp/moved").exists():
-        array.apply_to_lio()
+        print(*array.apply_to_lio(), sep=", ")
+        Path(sys.argv[1]).touch()
 """
-    applying = [guest.start(sys.executable, "-c", script, timeout_s=60) for _ in range(2)]
-    time.sleep(3)
-    for front_end in ("embedded", "lio", "embedded"):
-        daemons.cli("volume", "move", "moves", "--front-end", front_end)
+    begun = ("/tmp/begun1", "/tmp/begun2")
+    applying = [guest.start(sys.executable, "-c", script, each, timeout_s=90) for each in begun]
+    eventually("both", lambda: not guest.run("ls", *begun, check=False).code)
+    daemons.cli("volume", "move", "moves", "--front-end", "embedded")
     guest.run("touch", "/tmp/moved")
-    for each in applying:
-        each.wait()
-    assert "moves" not in guest.shell("ls /sys/kernel/config/target/core/*")
+    assert not [said for each in applying if "create backstore moves" in (said := each.wait().out)]
     assert daemons.query("array", "status")["kernel"]["volumes"] == ["stays"]
     for name in ("stays", "moves"):
         daemons.cli("volume", "delete", name, "--destroy", "--yes")

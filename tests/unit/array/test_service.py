@@ -4,12 +4,15 @@ import asyncio
 import os
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from iscsi_rp.array import initiators as initiators_module
+from iscsi_rp.array import kernel
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.front_ends import FrontEnds
 from iscsi_rp.array.initiators import Initiators
@@ -20,6 +23,8 @@ from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.access_models import (
     AccessChange,
     AccessMode,
+    Authentication,
+    ChapCredentials,
     InitiatorChange,
     InitiatorCreate,
     ShownVolume,
@@ -37,12 +42,13 @@ from iscsi_rp.control.models import (
 from iscsi_rp.device import WRITE, BlockDevice, Done, Io
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
-from iscsi_rp.frontend.lio import LioError
+from iscsi_rp.frontend.lio import LioError, LioUnsupportedError
 from iscsi_rp.iscsi.access import Access
 from iscsi_rp.scsi.medium import Work
 from tests.kit.initiator import Initiator, InitiatorError
 
 IQN = "iqn.2026-11.io.iscsi-rp:service"
+VMWARE = "iqn.1998-01.com.vmware:esx"
 HOST, OTHER = "iqn.2026-11.test:host", "iqn.2026-11.test:other"
 SIZE = 1 << 20
 
@@ -198,6 +204,9 @@ class Kernel:
     def __init__(self, told: list[Access]) -> None:
         self._told = told
 
+    def check_access(self, access: Access) -> None:
+        pass
+
     async def set_access(self, access: Access) -> None:
         self._told.append(access)
 
@@ -218,6 +227,29 @@ def test_rules_that_change_while_the_kernels_front_end_starts_reach_it(tmp_path:
             array.front_ends._kernel = Kernel(told)  # type: ignore[assignment]
         await adding
         assert [list(access.initiators) for access in told] == [[HOST]]
+
+    run(tmp_path, test)
+
+
+def test_what_lio_cannot_have_is_not_listed(tmp_path: Path) -> None:
+    """It would keep every later change from LIO: an initiator that is removed would go on being let in."""
+
+    async def test(array: Array) -> None:
+        await array.create("data")
+        (volume,) = array.volumes.values()
+        await array.initiators.add(InitiatorCreate(name=VMWARE))
+        volume.row = replace(volume.row, front_end=FrontEnd.LIO)
+        lio = LioConfig.model_validate({"portals": ["127.0.0.1:3262"]})
+        array.front_ends._kernel = kernel.Kernel(lio, array.volumes, array.catalogue, array.initiators.access)
+        chap = ChapCredentials(user="host", secret=SecretStr("NULL secret word"))
+        for change in (
+            array.initiators.add(InitiatorCreate(name=f"{VMWARE}_2")),
+            array.initiators.change(VMWARE, InitiatorChange(authentication=Authentication(chap=chap))),
+        ):
+            with pytest.raises(LioUnsupportedError):
+                await change
+        (listed,) = await array.initiators.list()
+        assert (listed.name, listed.chap_user) == (VMWARE, None)
 
     run(tmp_path, test)
 
