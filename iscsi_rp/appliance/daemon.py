@@ -10,6 +10,7 @@ from iscsi_rp.appliance.service import Service
 from iscsi_rp.control.appliance_api import appliance_app
 from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
+from iscsi_rp.control.notify import serve_until
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer, portal_name
@@ -39,7 +40,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         await api.start()
         stack.push_async_callback(api.stop)
         _log.info("appliance serves", name=config.appliance.name, portals=service.portals)
-        await stop.wait()
+        await serve_until(stop)
 
 
 def main(config: Config) -> int:

@@ -17,6 +17,7 @@ from iscsi_rp.control.array_api import array_app
 from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
 from iscsi_rp.control.models import Portal
+from iscsi_rp.control.notify import serve_until
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer, portal_name
@@ -86,7 +87,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         stack.push_async_callback(api.stop)
         portals = [f"{portal.address} ({portal.processor})" for portal in service.portals]
         _log.info("array serves", name=config.array.name, portals=portals, iqn=config.array.iqn)
-        await stop.wait()
+        await serve_until(stop)
 
 
 def main(config: Config) -> int:
