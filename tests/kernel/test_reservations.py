@@ -64,7 +64,7 @@ def test_one_host_reserves_and_the_other_is_kept_out(guest: Guest, hosts: Mappin
     guest.run(*TO_BLOCK, f"of={first}")
     refused = guest.run(*TO_BLOCK, f"of={second}", check=False)
     assert refused.code == 1
-    assert "critical nexus error" in guest.shell("dmesg | tail -3")  # its name for a reservation conflict
+    assert "critical nexus error" in guest.shell("dmesg")  # its name for a reservation conflict
     guest.run("dd", f"if={second}", "of=/dev/null", "bs=4k", "count=1", "iflag=direct", "status=none")
 
 
