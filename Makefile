@@ -7,7 +7,7 @@ QUICK ?=
 PYTHON := .venv/bin/python
 
 .DEFAULT_GOAL := help
-.PHONY: help setup check test demo conformance differential fuzz soak kernel simulate crash bench clean
+.PHONY: help setup check test demo conformance differential fuzz soak kernel lab simulate crash bench clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +45,10 @@ kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode L
 	$(PYTHON) -m pytest -q -m kernel -n 2 --dist loadfile tests/kernel
 	$(PYTHON) -m tests.kernel.conformance
 	$(PYTHON) -m tests.kernel.bench --pairs 3
+
+lab: ## the scenarios of vagrant/, provisioned and run in the guest
+	@scripts/setup.sh mmdebstrap shellcheck
+	$(PYTHON) -m pytest -q -m lab tests/lab
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)

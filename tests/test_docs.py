@@ -22,7 +22,12 @@ from tests.kit.processes import Daemon, free_port, iscsi_rp
 ROOT: Final = Path(__file__).parent.parent
 README: Final = (ROOT / "README.md").read_text()
 PAGES: Final = (
-    *(ROOT / "README.md", ROOT / "CONTRIBUTING.md", ROOT / "targetcli-ext/README.md"),
+    *(
+        ROOT / "README.md",
+        ROOT / "CONTRIBUTING.md",
+        ROOT / "targetcli-ext/README.md",
+        ROOT / "vagrant/README.md",
+    ),
     *sorted((ROOT / "docs").glob("*.md")),
 )
 COMMAND_S: Final = 30.0

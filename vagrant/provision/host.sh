@@ -1,0 +1,40 @@
+#!/bin/bash
+# The initiator: open-iscsi, multipath, fio. Argument: the name of the machine.
+. "$(dirname "$0")/steps.sh"
+machine=$1
+
+initiator() {
+    put /etc/iscsi/initiatorname.iscsi 600 <<< "InitiatorName=iqn.2026-11.io.iscsi-rp:initiator-$machine"
+    modprobe --all iscsi_tcp sd_mod sg loop
+    mkdir -p /run/lock/iscsi
+    if have_systemd; then
+        systemctl --quiet enable --now iscsid
+    elif ! pidof iscsid > /dev/null; then
+        setsid iscsid < /dev/null > /dev/null 2>&1
+        echo "started iscsid"
+    fi
+}
+
+multipath() {
+    put /etc/multipath.conf << 'END'
+# Disks of an array are recognised by their target port groups; all others are left alone.
+defaults {
+    find_multipaths yes
+}
+devices {
+    device {
+        vendor "ISCSI-RP"
+        product ".*"
+        path_grouping_policy group_by_prio
+        prio alua
+        path_checker tur
+        failback immediate
+        no_path_retry 30
+    }
+}
+END
+}
+
+step packages "see that apt reaches a mirror of Debian 12" packages fio open-iscsi multipath-tools sg3-utils
+step initiator "\`modprobe iscsi_tcp\` has to work: Debian's linux-image-amd64 has it, a cloud kernel may not" initiator
+step multipath "look at the log" multipath
