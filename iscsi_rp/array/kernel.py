@@ -80,9 +80,14 @@ class Kernel:
         await asyncio.to_thread(ensure)
         await self._server.start()
         for volume in self._shown():
-            await self._server.serve(volume.row.name, volume.unit)
-        await self._targetcli.start()
+            # The kernel looks at a disk of this machine when it is made, and then it has to answer.
+            blocked = volume.row.front_end is FrontEnd.LIO
+            await self._server.serve(volume.row.name, volume.unit, blocked=blocked)
         await self._put_right()
+        # Not before: an initiator may have lost its right to what LIO still lets it see.
+        for volume in self._shown():
+            await self._server.unblock(volume.row.name)
+        await self._targetcli.start()
         self._repairing = asyncio.create_task(self._repair(), name="lio")
 
     async def close(self, grace_s: float) -> None:
@@ -115,7 +120,7 @@ class Kernel:
         where this fails it is as it was.
         """
         row = volume.row
-        # Before anything is changed: whether they can be read.
+        # Before anything is changed: what cannot be read could not be made anew either.
         await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn)
         self._going.add(row.uuid)
         try:
