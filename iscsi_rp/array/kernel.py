@@ -19,23 +19,24 @@ from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.targetcli import Targetcli
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import FrontEnd, KernelTarget, Portal
+from iscsi_rp.control.models import FrontEnd, KernelSession, KernelTarget, Portal
 from iscsi_rp.errors import Error
 from iscsi_rp.frontend.lio import (
     Acl,
     Backstore,
     Desired,
     LioConflictError,
+    Login,
     Loopback,
     Owned,
     Target,
     apply,
     disk_of,
     ensure,
-    initiators_of,
     plan,
     port_naa,
     registrations,
+    sessions_of,
 )
 from iscsi_rp.frontend.tcmu_netlink import Event
 from iscsi_rp.frontend.tcmu_server import TcmuServer
@@ -45,6 +46,8 @@ from iscsi_rp.scsi.persistent_format import decode, encode
 
 AGAIN_S: Final = 10.0
 "What could not be put right, an address that is not there yet, is tried again."
+STATUS_S: Final = 5.0
+"What is told of LIO waits for it, and for a change of it, at most."
 REMOVAL_S: Final = 2.0
 "From the removal of a backstore to the kernel's word of it, at most."
 
@@ -150,7 +153,9 @@ class Kernel:
     async def users(self, volume: ServedVolume) -> list[str]:
         """Who is logged in and may use it; of a local one, its disk where it is mounted or open."""
         if volume.row.front_end is FrontEnd.LIO:
-            return sorted(await asyncio.to_thread(initiators_of, volume.row.name))
+            return sorted(
+                {each.initiator for each in await asyncio.to_thread(sessions_of, {volume.row.name})}
+            )
         device = await self.device(volume)
         used = device is not None and await asyncio.to_thread(_in_use, Path(device))
         return [device] if used and device else []
@@ -203,17 +208,23 @@ class Kernel:
             return [step.text for step in steps]
 
     async def status(self) -> KernelTarget:
-        error, differs = self.error, list[str]()
+        """Within `STATUS_S`, whatever LIO does."""
+        error, differs, sessions = self.error, list[str](), list[Login]()
         try:
-            differs = await self.differences()
+            async with asyncio.timeout(STATUS_S):
+                sessions = await asyncio.to_thread(sessions_of, self._in_lio())
+                differs = await self.differences()
         except Error as failed:
             error = failed.message
+        except TimeoutError:
+            error = f"a change of LIO has not come to its end within {STATUS_S:.0f} s"
         served = [volume.row.name for volume in self._shown() if self._server.devices(volume.row.name)]
         portals = [Portal(address=str(portal), processor=portal.sp) for portal in self._config.portals]
         return KernelTarget(
             iqn=self._config.iqn,
             portals=portals,
             volumes=served,
+            sessions=[KernelSession(**each._asdict()) for each in sessions],
             bus=self._targetcli.state.value,
             differs=differs,
             error=error,
