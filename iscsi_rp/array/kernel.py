@@ -1,5 +1,4 @@
-"""The array's volumes in the kernel's target: backstores that it serves, what LIO is to show of them, and
-what targetcli is told.
+"""The array's volumes in the kernel's target: backstores that it serves, and what LIO is to show of them.
 
 What LIO has is compared with what it should have at each change, and put right; only what the array has made
 is ever removed. rtslib waits for the kernel, so all of it runs in a thread.
@@ -17,40 +16,40 @@ from typing import Final
 import structlog
 
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
+from iscsi_rp.array.targetcli import Targetcli
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import FrontEnd, KernelTarget, Portal
+from iscsi_rp.control.models import FrontEnd, KernelSession, KernelTarget, Portal
 from iscsi_rp.errors import Error
 from iscsi_rp.frontend.lio import (
     Acl,
     Backstore,
     Desired,
     LioConflictError,
+    Login,
     Loopback,
     Owned,
     Target,
     apply,
     disk_of,
     ensure,
-    initiators_of,
     plan,
     port_naa,
     registrations,
+    sessions_of,
 )
-from iscsi_rp.frontend.tcmu_bus import Bridge, BridgeState
 from iscsi_rp.frontend.tcmu_netlink import Event
-from iscsi_rp.frontend.tcmu_server import SUBTYPE, TcmuServer
+from iscsi_rp.frontend.tcmu_server import TcmuServer
 from iscsi_rp.iscsi.access import Access, InitiatorAccess
 from iscsi_rp.iscsi.latency import Histogram
 from iscsi_rp.scsi.persistent_format import decode, encode
 
 AGAIN_S: Final = 10.0
 "What could not be put right, an address that is not there yet, is tried again."
+STATUS_S: Final = 5.0
+"What is told of LIO waits for it, and for a change of it, at most."
 REMOVAL_S: Final = 2.0
 "From the removal of a backstore to the kernel's word of it, at most."
-MAKING_S: Final = 5.0
-"From targetcli's question about a configuration to its backstore, at most."
-_DESCRIPTION: Final = "The name of a volume whose front end is lio: `iscsi-rp volume list` shows them."
 
 _log = structlog.get_logger(__name__)
 
@@ -67,7 +66,7 @@ class Kernel:
         self._catalogue = catalogue
         self._access = access
         self._server = TcmuServer(self._happened)
-        self._bridge = Bridge(SUBTYPE, _DESCRIPTION, self._check)
+        self._targetcli = Targetcli(self._server, self._in_lio, made_here=bool(config.portals))
         self._going: set[str] = set()
         "UUIDs of volumes that are hidden, whatever their rows still say."
         self._new: set[str] = set()
@@ -76,8 +75,6 @@ class Kernel:
         self._repairing: asyncio.Task[None] | None = None
         self._disturbed = False
         "Somebody else removed a backstore of ours: it is to be looked whether LIO is as it should be."
-        self._replies: asyncio.TimerHandle | None = None
-        "The kernel was told to wait for no answers, for a moment."
         self.error: str | None = None
         "Why LIO is not as it should be."
 
@@ -86,9 +83,14 @@ class Kernel:
         await asyncio.to_thread(ensure)
         await self._server.start()
         for volume in self._shown():
-            await self._server.serve(volume.row.name, volume.unit)
-        await self._bridge.start()
+            # The kernel looks at a disk of this machine when it is made, and then it has to answer.
+            blocked = volume.row.front_end is FrontEnd.LIO
+            await self._server.serve(volume.row.name, volume.unit, blocked=blocked)
         await self._put_right()
+        # Not before: an initiator may have lost its right to what LIO still lets it see.
+        for volume in self._shown():
+            await self._server.unblock(volume.row.name)
+        await self._targetcli.start()
         self._repairing = asyncio.create_task(self._repair(), name="lio")
 
     async def close(self, grace_s: float) -> None:
@@ -97,8 +99,7 @@ class Kernel:
             self._repairing.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._repairing
-        self._wait_for_replies()
-        await self._bridge.stop()
+        await self._targetcli.stop()
         await self._server.close(grace_s)
 
     # Volumes. Each raises the errors of `frontend.lio`.
@@ -107,6 +108,7 @@ class Kernel:
         row = volume.row
         self._going.discard(row.uuid)
         await self._server.serve(row.name, volume.unit)
+        self._targetcli.volumes_changed()
         try:
             self._new.add(row.uuid)
             await self.apply()
@@ -121,7 +123,7 @@ class Kernel:
         where this fails it is as it was.
         """
         row = volume.row
-        # Before anything is changed: whether they can be read.
+        # Before anything is changed: what cannot be read could not be made anew either.
         await asyncio.to_thread(registrations.read, row.uuid, self._config.iqn)
         self._going.add(row.uuid)
         try:
@@ -133,6 +135,7 @@ class Kernel:
             await self._put_right()
             raise
         await self._server.withdraw(row.name)
+        self._targetcli.volumes_changed()
         return kept
 
     async def _removed(self, name: str) -> None:
@@ -150,7 +153,9 @@ class Kernel:
     async def users(self, volume: ServedVolume) -> list[str]:
         """Who is logged in and may use it; of a local one, its disk where it is mounted or open."""
         if volume.row.front_end is FrontEnd.LIO:
-            return sorted(await asyncio.to_thread(initiators_of, volume.row.name))
+            return sorted(
+                {each.initiator for each in await asyncio.to_thread(sessions_of, {volume.row.name})}
+            )
         device = await self.device(volume)
         used = device is not None and await asyncio.to_thread(_in_use, Path(device))
         return [device] if used and device else []
@@ -203,18 +208,24 @@ class Kernel:
             return [step.text for step in steps]
 
     async def status(self) -> KernelTarget:
-        error, differs = self.error, list[str]()
+        """Within `STATUS_S`, whatever LIO does."""
+        error, differs, sessions = self.error, list[str](), list[Login]()
         try:
-            differs = await self.differences()
+            async with asyncio.timeout(STATUS_S):
+                sessions = await asyncio.to_thread(sessions_of, self._in_lio())
+                differs = await self.differences()
         except Error as failed:
             error = failed.message
+        except TimeoutError:
+            error = f"a change of LIO has not come to its end within {STATUS_S:.0f} s"
         served = [volume.row.name for volume in self._shown() if self._server.devices(volume.row.name)]
         portals = [Portal(address=str(portal), processor=portal.sp) for portal in self._config.portals]
         return KernelTarget(
             iqn=self._config.iqn,
             portals=portals,
             volumes=served,
-            bus=self._bridge.state.value,
+            sessions=[KernelSession(**each._asdict()) for each in sessions],
+            bus=self._targetcli.state.value,
             differs=differs,
             error=error,
         )
@@ -234,25 +245,8 @@ class Kernel:
                 await self._put_right()
 
     def _happened(self, event: Event, config: str) -> None:
-        if event is Event.ADDED and self._replies is not None:
-            self._wait_for_replies()
-        elif event is Event.REMOVED and not self._changing.locked():
+        if event is Event.REMOVED and not self._changing.locked():
             self._disturbed = True
-
-    def _wait_for_no_replies(self) -> None:
-        """tcmu-runner has had the kernel wait for an answer about every new device, and answers that it does
-        not know ours. So the kernel is not to wait while the one comes that targetcli is about to make.
-        """
-        if self._replies is not None:
-            self._replies.cancel()
-        self._server.ask_for_replies(False)
-        self._replies = asyncio.get_running_loop().call_later(MAKING_S, self._wait_for_replies)
-
-    def _wait_for_replies(self) -> None:
-        if self._replies is not None:
-            self._replies.cancel()
-            self._replies = None
-            self._server.ask_for_replies(True)
 
     def _shown(self) -> list[ServedVolume]:
         return [
@@ -260,6 +254,9 @@ class Kernel:
             for uuid, volume in self._volumes.items()
             if volume.row.front_end is not FrontEnd.EMBEDDED and uuid not in self._going
         ]
+
+    def _in_lio(self) -> set[str]:
+        return {volume.row.name for volume in self._shown() if volume.row.front_end is FrontEnd.LIO}
 
     def _desired(self, access: Access) -> Desired:
         made = [
@@ -292,21 +289,6 @@ class Kernel:
             luns,
             not access.listed_only,
             [_acl(name, proof, luns) for name, proof in access.initiators.items()],
-        )
-
-    def _check(self, config: str) -> str | None:
-        """Why targetcli cannot make a backstore of this configuration, if it cannot."""
-        name = config.removeprefix(f"{SUBTYPE}/")
-        for volume in self._shown():
-            if volume.row.name != name or volume.row.front_end is not FrontEnd.LIO:
-                continue
-            if self._server.devices(name):
-                return f"volume {name!r} is a backstore already"
-            if self._bridge.state is BridgeState.REGISTERED:
-                self._wait_for_no_replies()
-            return None
-        return (
-            f"there is no volume {name!r} whose front end is lio: `iscsi-rp volume list` shows what there is"
         )
 
 

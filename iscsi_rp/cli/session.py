@@ -42,6 +42,10 @@ def list_(site: Site, rates: bool, latency: bool, as_json: bool) -> None:
         _rates(before, site.array.list_sessions(), time.monotonic() - begun)
     else:
         _sessions(site.array.list_sessions())
+        if (kernel := site.array.status().kernel) is not None and kernel.sessions:
+            rows = [(s.initiator, s.address, s.target, s.portal_group, s.state) for s in kernel.sessions]
+            columns = ("INITIATOR, IN LIO", "FROM", "TARGET", "PORTAL GROUP", "STATE")
+            print_table(columns, rows, "")
 
 
 def _sessions(sessions: Sequence[Session]) -> None:

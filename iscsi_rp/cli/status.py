@@ -43,6 +43,8 @@ def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None
     if array is not None:
         portals = ", ".join(f"{portal.address} (SP {portal.processor})" for portal in array.portals)
         sessions = "1 session" if len(array.sessions) == 1 else f"{len(array.sessions)} sessions"
+        if array.kernel is not None and array.kernel.sessions:
+            sessions += f", {len(array.kernel.sessions)} in LIO"
         print_facts([("array", f"{array.name}, {array.iqn} at {portals}, {sessions}")])
         if array.refused_logins.last:
             print_facts([("refused logins", _refused(array.refused_logins))])

@@ -261,6 +261,17 @@ class RefusedLogins(Answer):
     "A few, newest first."
 
 
+class KernelSession(Answer):
+    """An initiator's session with a target of the kernel that shows volumes, whoever made that."""
+
+    initiator: str
+    target: str
+    portal_group: int
+    address: str | None = None
+    "Of the initiator. The kernel tells neither this nor the state of one that is not listed."
+    state: str | None = None
+
+
 class KernelTarget(Answer):
     """The kernel's target, as far as it is the array's."""
 
@@ -268,6 +279,7 @@ class KernelTarget(Answer):
     portals: list[Portal]
     volumes: list[str]
     "Those that it serves now: their commands come here."
+    sessions: list[KernelSession] = []
     bus: str = ""
     "How targetcli learns of the array's backstores."
     differs: list[str] = []

@@ -87,12 +87,22 @@ class Bridge:
     """Makes the subtype known to targetcli, by way of the system bus.
 
     `check` gets the configuration as targetcli has it, with the subtype in front (`rpsplit/data`); it answers
-    None when that is good, else why not. Whoever may speak to the bus can ask it.
+    None when that is good, else why not. Whoever may speak to the bus can ask it. `registered` is told of
+    each tcmu-runner that has taken the subtype in.
     """
 
-    def __init__(self, subtype: str, description: str, check: Callable[[str], str | None]) -> None:
+    def __init__(
+        self,
+        subtype: str,
+        description: str,
+        check: Callable[[str], str | None],
+        registered: Callable[[], None],
+    ) -> None:
         self._subtype = subtype
         self._backstore = _Backstore(description, check)
+        self._registered = registered
+        self._answered = asyncio.Event()
+        "The bus has, or there is none."
         self._state = BridgeState.NO_BUS
         self._told: str | None = None
         "What was logged last, to say it once."
@@ -104,8 +114,11 @@ class Bridge:
         return self._state
 
     async def start(self) -> None:
-        """Begin; whether there is a bus shows later, in `state`."""
+        """Begin. Returns when it is known how `targetcli` finds the subtype (`state`), or after `CALL_S`."""
         self._task = asyncio.create_task(self._run())
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(CALL_S):
+                await self._answered.wait()
 
     async def stop(self) -> None:
         """Leave the bus; tcmu-runner forgets the subtype by itself."""
@@ -131,7 +144,7 @@ class Bridge:
         lost = asyncio.ensure_future(bus.wait_for_disconnect())  # type: ignore[no-untyped-call]
         lost.add_done_callback(lambda _: changed.set())
         try:
-            registration = _Registration(bus, self._subtype, self._backstore, changed)
+            registration = _Registration(bus, self._subtype, self._backstore, self._registered, changed)
             while not lost.done():
                 changed.clear()
                 try:
@@ -151,6 +164,7 @@ class Bridge:
                     await asyncio.gather(lost, return_exceptions=True)
 
     def _reached(self, state: BridgeState) -> None:
+        self._answered.set()
         self._pause_s = LOOK_S
         self._told = None
         if state is not self._state:
@@ -158,6 +172,7 @@ class Bridge:
             _log.info("known to targetcli", backstore=f"user:{self._subtype}", how=str(state))
 
     def _failed(self, state: BridgeState, error: Exception) -> None:
+        self._answered.set()
         self._state = state
         self._pause_s = min(2 * self._pause_s, MAX_PAUSE_S)
         reason = str(error) or type(error).__name__
@@ -170,12 +185,20 @@ class Bridge:
 class _Registration:
     """What one connection to the bus has reached."""
 
-    def __init__(self, bus: MessageBus, subtype: str, backstore: _Backstore, changed: asyncio.Event) -> None:
+    def __init__(
+        self,
+        bus: MessageBus,
+        subtype: str,
+        backstore: _Backstore,
+        registered: Callable[[], None],
+        changed: asyncio.Event,
+    ) -> None:
         self.owns = False
         "The service's name."
         self._bus = bus
         self._subtype = subtype
         self._backstore = backstore
+        self._registered = registered
         self._changed = changed
         self._own_name = f"{MANAGER}.{subtype}"
         self._own_path = _path(self._own_name)
@@ -202,6 +225,7 @@ class _Registration:
         if others[0] != self._runner:
             await self._register(others[0])
             self._runner = others[0]
+            self._registered()
         if self.owns:  # and tcmu-runner waits: it is its turn
             await self._call_bus("ReleaseName", "s", SERVICE)
             await self._request(SERVICE, NameFlag.NONE)

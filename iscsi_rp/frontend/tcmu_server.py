@@ -68,15 +68,29 @@ class TcmuServer:
             await asyncio.gather(*(self._leave(device, grace_s) for device in list(self._devices.values())))
         await self._netlink.close()
 
-    async def serve(self, config: str, unit: LogicalUnit) -> None:
-        """Backstores of this configuration are `unit`: those that are there, and those to come."""
+    async def serve(self, config: str, unit: LogicalUnit, *, blocked: bool = False) -> None:
+        """Backstores of this configuration are `unit`: those that are there, and those to come. With
+        `blocked` initiators of those that are there still wait, until `unblock`.
+        """
         async with self._changing:
             self._units[config] = unit
             there = await asyncio.to_thread(lambda: list(scan(SUBTYPE)))
             # Of two the one of its name is the array's own, which its initiators have.
             for place in sorted(there, key=lambda place: place.name != config):
                 if place.config == config and not self.devices(config):
-                    await self._take_over(place)
+                    await self._take_over(place, blocked=blocked)
+
+    async def unblock(self, config: str) -> None:
+        """Logs what goes wrong, and tries again."""
+        async with self._changing:
+            for device in self.devices(config):
+                try:
+                    await asyncio.to_thread(block, device.place, False)
+                except Error as error:
+                    name = device.place.name
+                    _log.error("cannot unblock a backstore", backstore=name, reason=error.message)
+                    device.let_go()
+                    self._broken(device)
 
     async def withdraw(self, config: str, grace_s: float = 10.0) -> None:
         """Serve it no more. A backstore that is still there stays blocked."""
@@ -183,7 +197,7 @@ class TcmuServer:
         self._devices[place.minor] = TcmuDevice(place, unit, self._broken)
         _log.info("a backstore is served", backstore=place.name, config=place.config)
 
-    async def _take_over(self, place: Place) -> None:
+    async def _take_over(self, place: Place, *, blocked: bool = False) -> None:
         """Of one that may have had another handler. Logs what goes wrong, and tries again: nobody else ends
         the block.
         """
@@ -195,7 +209,8 @@ class TcmuServer:
             await _nothing_under_way(unit)
             await asyncio.to_thread(reset_ring, place)
             self._serve(place, unit)
-            await asyncio.to_thread(block, place, False)
+            if not blocked:
+                await asyncio.to_thread(block, place, False)
         except Error as error:
             _log.error("cannot take a backstore over", backstore=place.name, reason=error.message)
             self._later(place, _TAKE_OVER_AGAIN_S)

@@ -16,7 +16,7 @@ def check(config: str) -> str | None:
 
 
 async def main() -> None:
-    bridge = Bridge("rpsplit", "The name of a volume", check)
+    bridge = Bridge("rpsplit", "The name of a volume", check, lambda: None)
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await bridge.start()

@@ -2,6 +2,7 @@
 
 import re
 import sys
+import time
 from typing import Final
 
 import pytest
@@ -74,6 +75,7 @@ def test_nobody_shows_it_again_while_it_moves(guest: Guest, daemons: Daemons, li
     daemons.create_volume("moves", "--front-end", "lio")
     script = """
 import sys
+import time
 from pathlib import Path
 from iscsi_rp.control.client import ArrayClient
 with ArrayClient(Path("/srv/state/array/api.sock")) as array:
@@ -89,4 +91,36 @@ with ArrayClient(Path("/srv/state/array/api.sock")) as array:
     assert not [said for each in applying if "create backstore moves" in (said := each.wait().out)]
     assert daemons.query("array", "status")["kernel"]["volumes"] == ["stays"]
     for name in ("stays", "moves"):
+        daemons.cli("volume", "delete", name, "--destroy", "--yes")
+
+
+def test_a_start_gives_no_data_to_whom_it_does_not_show(
+    guest: Guest, daemons: Daemons, lio: OpenIscsi
+) -> None:
+    """LIO is other than it should be when the array starts: what waits since then is refused, not served."""
+    kept = daemons.create_volume("kept", "--front-end", "lio")
+    taken = daemons.create_volume("taken", "--front-end", "lio")
+    _, _ = found(guest, lio, kept)
+    disk = lio.disk(taken)
+    read = ("dd", f"if={disk}", "of=/dev/null", "iflag=direct", "bs=4k", "count=1")
+    guest.run(*read)
+    daemons.cli("initiator", "set", HOST, "--lun", f"kept={kept}")
+    assert guest.run(*read, check=False).code != 0
+    daemons.stop()
+    script = """
+        cd /sys/kernel/config/target/iscsi/$1
+        for group in tpgt_*; do
+            mkdir $group/acls/$2/lun_$3
+            ln -s $PWD/$group/lun/lun_$3 $group/acls/$2/lun_$3/again
+        done
+    """
+    guest.shell(script, KERNEL_IQN, HOST, str(taken))
+    waiting = guest.start(*read, timeout_s=60)
+    time.sleep(1)
+    assert not waiting.ended
+    daemons.start()
+    assert waiting.wait(check=False).code != 0
+    guest.run("dd", f"if={lio.disk(kept)}", "of=/dev/null", "iflag=direct", "bs=4k", "count=1")
+    lio.forget()
+    for name in ("kept", "taken"):
         daemons.cli("volume", "delete", name, "--destroy", "--yes")

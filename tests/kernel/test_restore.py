@@ -32,6 +32,18 @@ def test_the_target_is_whole_again(guest: Guest, daemons: Daemons, lio: OpenIscs
     guest.run("targetctl", "restore", timeout_s=30, check=False)  # it leaves out what it cannot restore
     if first == "restore":
         daemons.start()
+    check_use(guest, daemons, lio)
+
+
+def test_what_others_remove_comes_back(guest: Guest, daemons: Daemons, lio: OpenIscsi) -> None:
+    """All is left out: whoever answers first, tcmu-runner or the array, makes no difference."""
+    assert whole(daemons)
+    guest.run("targetctl", "clear", timeout_s=30)
+    assert not whole(daemons)
+    check_use(guest, daemons, lio)
+
+
+def check_use(guest: Guest, daemons: Daemons, lio: OpenIscsi) -> None:
     eventually("LIO as it should be", lambda: whole(daemons))
     lio.discover()
     lio.login()

@@ -2,6 +2,7 @@
 
 import json
 import re
+from collections.abc import Iterator
 from typing import Final
 
 import pytest
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.kernel
 
 STOCK: Final = "iqn.2026-11.io.example:stock"
 BACKSTORES: Final = "/backstores/user:rpsplit"
+QCOW: Final = "/backstores/user:qcow"
 GROUP: Final = f"/iscsi/{STOCK}/tpg1"
 PROMPT: Final = r"/.*> "
 
@@ -25,8 +27,34 @@ def daemons(guest: Guest) -> Daemons:
     running = Daemons(guest, re.sub(r"\[lio\].*?(?=\[appliance\])", "", CONFIG, flags=re.DOTALL))
     running.start()
     running.create_volume("data", "--front-end", "lio")
-    eventually("the bus", lambda: running.status("array")["kernel"]["bus"].startswith("owns"))
+    eventually("the bus", lambda: bus(running).startswith("owns"))
     return running
+
+
+def bus(daemons: Daemons) -> str:
+    return str(daemons.status("array")["kernel"]["bus"])
+
+
+def served(daemons: Daemons) -> list[str]:
+    return list(daemons.status("array")["kernel"]["volumes"])
+
+
+class Runner:
+    """tcmu-runner, which comes and goes."""
+
+    def __init__(self, guest: Guest) -> None:
+        self._guest = guest
+
+    def start(self) -> None:
+        """While the array has not its name: until it has that, and thus the kernel waits for its answers."""
+        self._running = self._guest.start("tcmu-runner")
+        ask = ("dbus-send", "--system", "--print-reply", "--dest=org.freedesktop.DBus", "/")
+        owner = ("org.freedesktop.DBus.NameHasOwner", "string:org.kernel.TCMUService1")
+        eventually("tcmu-runner", lambda: "true" in self._guest.run(*ask, *owner).out)
+
+    def kill(self) -> None:
+        self._running.kill()
+        self._running.wait(check=False)
 
 
 @pytest.fixture(scope="module")
@@ -61,10 +89,11 @@ DELETE: Final = (
 )
 
 
-def write_and_compare(guest: Guest, stock: OpenIscsi) -> None:
+def write_and_compare(guest: Guest, stock: OpenIscsi, *luns: int) -> None:
     stock.discover()
     stock.login()
-    finish_load(start_load(guest, stock.disk(0), size="8M"))
+    for lun in luns:
+        finish_load(start_load(guest, stock.disk(lun), size="8M"))
     stock.forget()
 
 
@@ -79,11 +108,11 @@ def test_create_ls_save_and_delete(guest: Guest, daemons: Daemons, stock: OpenIs
         ("ls /backstores", r"disk.*data \(64\.0MiB\) activated"),
     )
     assert "Traceback" not in said
-    assert daemons.status("array")["kernel"]["volumes"] == ["data"]
-    write_and_compare(guest, stock)
+    assert served(daemons) == ["data"]
+    write_and_compare(guest, stock, 0)
     # It is not the array's to take away.
     assert daemons.cli("volume", "move", "data", "--front-end", "embedded", check=False) == ""
-    assert daemons.status("array")["kernel"]["volumes"] == ["data"]
+    assert served(daemons) == ["data"]
 
 
 @pytest.mark.parametrize("first", ["array", "restore"])
@@ -97,34 +126,86 @@ def test_what_was_saved_is_restored_in_either_order(
     guest.run("targetctl", "restore", timeout_s=30)
     if first == "restore":
         daemons.start()
-    eventually("service", lambda: daemons.status("array")["kernel"]["volumes"] == ["data"])
-    write_and_compare(guest, stock)
+    eventually("service", lambda: served(daemons) == ["data"])
+    write_and_compare(guest, stock, 0)
 
 
-def test_beside_tcmu_runner(guest: Guest, daemons: Daemons, stock: OpenIscsi) -> None:
+@pytest.fixture(scope="module")
+def runner(guest: Guest, daemons: Daemons) -> Iterator[Runner]:
+    """tcmu-runner runs; a stock targetcli made a target of our volume, LUN 0, and of a backstore of
+    tcmu-runner's own, LUN 1, and saved that.
+    """
     talk(guest, *DELETE)
-    assert daemons.status("array")["kernel"]["volumes"] == []
-    runner = guest.start("tcmu-runner")
-    eventually(
-        "registration", lambda: daemons.status("array")["kernel"]["bus"] == "registered with tcmu-runner"
-    )
-    talk(guest, ("ls /backstores", r"user:qcow(.|\n)*user:rpsplit"), *CREATE)
-    write_and_compare(guest, stock)
-    # tcmu-runner still has the kernel wait for its word about its own.
+    assert served(daemons) == []
+    runner = Runner(guest)
+    runner.start()
+    eventually("registration", lambda: bus(daemons) == "registered with tcmu-runner")
     guest.shell("truncate -s 16M /srv/q.raw")
-    refused = guest.run(
-        "targetcli",
-        "/backstores/user:qcow",
-        "create",
-        "name=q",
-        "size=16M",
-        "cfgstring=/srv/none",
-        check=False,
+    said = talk(
+        guest,
+        (f"{QCOW} create name=q size=16M cfgstring=/srv/q.raw", "Created user-backed storage object q"),
+        *CREATE,
+        (f"{GROUP}/luns create {QCOW}/q", "Created LUN 1"),
+        ("saveconfig", "Configuration saved"),
+        ("ls /backstores", r"q\.raw \(16\.0MiB\) activated(.|\n)*data \(64\.0MiB\) activated"),
     )
-    assert refused.code != 0
-    guest.run("targetcli", "/backstores/user:qcow", "create", "name=q", "size=16M", "cfgstring=/srv/q.raw")
-    guest.run("targetcli", "/backstores/user:qcow", "delete", "q")
-    talk(guest, *DELETE)
+    assert "Traceback" not in said
+    yield runner
     runner.kill()
-    assert daemons.status("array")["kernel"]["volumes"] == []
+
+
+def test_both_are_served(guest: Guest, daemons: Daemons, runner: Runner, stock: OpenIscsi) -> None:
+    assert served(daemons) == ["data"]
+    write_and_compare(guest, stock, 0, 1)
+
+
+@pytest.mark.parametrize("before", ["nothing", "clear", "stop", "boot"])
+def test_all_is_restored(
+    guest: Guest, daemons: Daemons, runner: Runner, stock: OpenIscsi, before: str
+) -> None:
+    """A restore removes what is there, by itself, and makes it again within milliseconds: several times, for
+    it might win against whoever has to notice.
+    """
+    if before in ("stop", "boot"):
+        daemons.stop()
+    if before != "nothing":
+        guest.run("targetctl", "clear")
+    if before == "boot":  # the units' order
+        runner.kill()
+        runner.start()
+        daemons.start()
+    for _ in range(8 if before == "nothing" else 1):
+        assert guest.run("targetctl", "restore", timeout_s=30).err == ""
+    if before == "stop":
+        daemons.start()
+    eventually("service", lambda: served(daemons) == ["data"])
+    write_and_compare(guest, stock, 0, 1)
+
+
+def test_what_a_restore_before_the_array_left_out_the_next_one_restores(
+    guest: Guest, daemons: Daemons, runner: Runner, stock: OpenIscsi
+) -> None:
+    daemons.stop()
+    runner.kill()
+    guest.run("targetctl", "clear")
+    runner.start()
+    assert "Could not create StorageObject disk" in guest.run("targetctl", "restore", timeout_s=30).err
+    daemons.start()
+    assert served(daemons) == []
+    guest.run("targetctl", "restore", timeout_s=30)
+    assert served(daemons) == ["data"]
+    write_and_compare(guest, stock, 0, 1)
+
+
+def test_tcmu_runner_is_heard_again_when_no_volume_is_left(
+    guest: Guest, daemons: Daemons, runner: Runner
+) -> None:
+    """A backstore that it cannot open is not made."""
+    talk(guest, *DELETE)
+    create = ("targetcli", QCOW, "create", "name=none", "size=16M", "cfgstring=/srv/none")
+    daemons.cli("volume", "move", "data", "--front-end", "embedded")
+    assert guest.run(*create, check=False).code != 0
+    daemons.cli("volume", "move", "data", "--front-end", "lio")
+    guest.run(*create)
+    guest.run("targetcli", QCOW, "delete", "none")
     daemons.stop()

@@ -5,7 +5,7 @@
 
 from iscsi_rp.frontend.lio.desired import Acl, Backstore, Desired, Loopback, Owned, Target, port_naa
 from iscsi_rp.frontend.lio.errors import LioConflictError, LioError, LioMissingError, LioUnsupportedError
-from iscsi_rp.frontend.lio.look import disk_of, initiators_of
+from iscsi_rp.frontend.lio.look import Login, disk_of, sessions_of
 from iscsi_rp.frontend.lio.modules import ensure
 from iscsi_rp.frontend.lio.plan import plan
 from iscsi_rp.frontend.lio.steps import Kind, Step, apply
@@ -19,6 +19,7 @@ __all__ = [
     "LioError",
     "LioMissingError",
     "LioUnsupportedError",
+    "Login",
     "Loopback",
     "Owned",
     "Step",
@@ -26,7 +27,7 @@ __all__ = [
     "apply",
     "disk_of",
     "ensure",
-    "initiators_of",
     "plan",
     "port_naa",
+    "sessions_of",
 ]

@@ -78,7 +78,7 @@ def daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Daemon]:
 
 @contextlib.asynccontextmanager
 async def running() -> AsyncIterator[Bridge]:
-    bridge = Bridge("rpsplit", "The name of a volume", check)
+    bridge = Bridge("rpsplit", "The name of a volume", check, lambda: None)
     await bridge.start()
     try:
         yield bridge
@@ -123,7 +123,7 @@ def run(script: Callable[[], Awaitable[None]]) -> None:
 def test_what_targetcli_asks(daemon: Daemon) -> None:
     async def script() -> None:
         async with running() as bridge, client() as bus:
-            await reached(bridge, BridgeState.OWNER)
+            assert bridge.state is BridgeState.OWNER  # known when it has started
             found = await ask(bus, SERVICE, ROOT, "org.freedesktop.DBus.ObjectManager", "GetManagedObjects")
             assert list(found) == [f"{ROOT}/rpsplit"]
             assert found[f"{ROOT}/rpsplit"][SERVICE]["ConfigDesc"].value == "The name of a volume"
