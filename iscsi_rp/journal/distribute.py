@@ -67,6 +67,7 @@ class _Batch:
     def plan(self) -> None:
         """How far, and which pages."""
         self._upto = self._end_within_limit()
+        self._read_ahead()
         for volume in self._replica.copies:
             starts, ends = self._wide_extents(volume)
             edges = [starts[starts % PAGE_BYTES != 0], ends[ends % PAGE_BYTES != 0]]
@@ -90,6 +91,14 @@ class _Batch:
             end += len(rows)
             left -= int(touched[-1])
         return end
+
+    def _read_ahead(self) -> None:
+        """Payloads are read in the order of the pages: where these are written at random that is slow, unless
+        they are in the page cache already.
+        """
+        for segment in self._segments:
+            if rows := segment.rows(self._after, self._upto):
+                segment.read_ahead(rows)
 
     def _wide_extents(self, volume: int) -> Extents:
         """In bytes, as the records have them, within the volume."""

@@ -62,6 +62,14 @@ class File(Protocol):
         """
         ...
 
+    def forget(self, end: int) -> None:
+        """What was synced before `end` need not stay in the page cache."""
+        ...
+
+    def read_ahead(self, offset: int, length: int) -> None:
+        """This range is about to be read, in any order."""
+        ...
+
     def truncate(self, size: int) -> None: ...
 
     def allocate(self, size: int) -> None:
@@ -184,6 +192,14 @@ class OsFile:
     def trust_disk(self) -> None:
         self.sync()
         os.posix_fadvise(self._fd, 0, 0, os.POSIX_FADV_DONTNEED)
+
+    def forget(self, end: int) -> None:
+        with _typed(f"dropping cached pages of {self.path}"):
+            os.posix_fadvise(self._fd, 0, end, os.POSIX_FADV_DONTNEED)
+
+    def read_ahead(self, offset: int, length: int) -> None:
+        with _typed(f"reading ahead in {self.path}"):
+            os.posix_fadvise(self._fd, offset, length, os.POSIX_FADV_WILLNEED)
 
     def truncate(self, size: int) -> None:
         with _typed(f"truncating {self.path}"):

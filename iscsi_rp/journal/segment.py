@@ -158,7 +158,11 @@ class Segment:
         self.file.sync()
 
     def seal(self) -> None:
-        """Make every record durable, then the index. The file's unused end is given back. Blocks."""
+        """Make every record durable, then the index. The file's unused end is given back. Blocks.
+
+        The records leave the page cache. Else the log would fill all memory in its turn, and take each page
+        from where free memory lies: one that was just given back is at hand (docs/performance.md).
+        """
         self.file.sync()
         footer = Footer(
             self._table[: self.count],
@@ -169,6 +173,7 @@ class Segment:
         self.file.pwritev([data], trailer.footer_start)
         self.file.truncate(trailer.footer_start + len(data))
         self.file.sync()
+        self.file.forget(trailer.records_end)
         with self._lock:
             self.trailer = trailer
             self._table = np.empty(0, HEADER_DTYPE)
@@ -228,6 +233,13 @@ class Segment:
         if rows and self.damaged_from is not None and self.first + rows.stop > self.damaged_from:
             raise DamagedRecordError(self.damaged_from, self.file.name)
         return rows
+
+    def read_ahead(self, rows: range) -> None:
+        """The payloads of these rows, at least one, are about to be read, in any order."""
+        offsets = self.payload_offsets
+        start = int(offsets[rows.start])
+        end = int(offsets[rows.stop - 1]) + int(self.table["payload_length"][rows.stop - 1])
+        self.file.read_ahead(start, end - start)
 
     def payloads(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The payloads of ascending `rows`, checked;

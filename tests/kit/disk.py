@@ -202,6 +202,12 @@ class SimFile:
         self.sync()
         self._inode.show_disk()
 
+    def forget(self, end: int) -> None:
+        """Reads do not tell what is cached."""
+
+    def read_ahead(self, offset: int, length: int) -> None:
+        """As for `forget`."""
+
     def truncate(self, size: int) -> None:
         self._disk.operation()
         self._inode.change(size)

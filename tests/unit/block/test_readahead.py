@@ -1,8 +1,6 @@
 """What is read ahead of whom, and that a FileDevice does it."""
 
 import asyncio
-import ctypes
-import mmap
 import os
 from pathlib import Path
 
@@ -11,6 +9,7 @@ import pytest
 from iscsi_rp.block import FileDevice
 from iscsi_rp.block.readahead import FIRST_BYTES, MOST_BYTES, STREAMS, Readahead
 from iscsi_rp.device import READ
+from tests.kit.page_cache import cached, can_be_emptied
 
 KIB = 1 << 10
 SIZE = 32 << 20
@@ -53,25 +52,10 @@ def test_readers_are_told_apart_and_the_least_recent_is_forgotten() -> None:
     assert ahead.window(4 * KIB, 4 * KIB) is None
 
 
-def cached(path: Path, offset: int, length: int) -> bool:
-    """Whether all of a range is in the page cache. (Trying to read it, even without waiting, loads it.)"""
-    with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as pages:
-        anchor = ctypes.c_char.from_buffer(pages)
-        found = ctypes.create_string_buffer(length // mmap.PAGESIZE)
-        address = ctypes.c_void_p(ctypes.addressof(anchor) + offset)
-        assert ctypes.CDLL(None).mincore(address, ctypes.c_size_t(length), found) == 0
-        del anchor
-        return all(page & 1 for page in found.raw)
-
-
 def test_the_store_is_read_ahead_of_a_sequential_reader_only(tmp_path: Path) -> None:
     store = tmp_path / "store"
     store.write_bytes(os.urandom(SIZE))
-    fd = os.open(store, os.O_RDONLY)
-    os.fsync(fd)
-    os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    os.close(fd)
-    if cached(store, 0, 4 * KIB):
+    if not can_be_emptied(store):
         pytest.skip("the page cache of this file system cannot be emptied")
 
     async def main() -> None:

@@ -1,5 +1,6 @@
 """The log on a real file system: what it keeps, what it cuts, what it says about damage."""
 
+import time
 import tracemalloc
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from iscsi_rp.journal.errors import (
 from iscsi_rp.journal.files import OsDirectory, OsFile
 from iscsi_rp.journal.log import Log
 from iscsi_rp.journal.record import HEADER_BYTES
+from tests.kit.page_cache import cached, can_be_emptied
 from tests.unit.journal.entries import GROUP, data, no_snapshot, note, unmap
 
 SEGMENT = 1 << 16
@@ -382,3 +384,24 @@ def test_the_oldest_segment_can_be_read_by_who_holds_it(tmp_path: Path) -> None:
 def test_the_segment_being_written_cannot_be_removed(tmp_path: Path) -> None:
     with pytest.raises(ConflictError):
         create(tmp_path).remove_oldest()
+
+
+def test_a_sealed_segment_leaves_the_page_cache_until_it_is_read_ahead(tmp_path: Path) -> None:
+    """The kernel may read some MiB around the footer; the records looked at are far from it."""
+    (tmp_path / "other").write_bytes(bytes(4096))
+    if not can_be_emptied(tmp_path / "other"):
+        pytest.skip("the page cache of this file system cannot be emptied")
+    log = create(tmp_path, 32 << 20)
+    first = tmp_path / log.segments[0].file.name
+    while len(log.segments) == 1:
+        log.append([data(0, page(log.end) * 64)], 1000)
+        assert cached(first, 0, 4096)
+    sync(log)
+    sealed = log.segments[0]
+    payload = int(sealed.payload_offsets[1]) & -4096
+    assert not any(cached(first, at, 4096) for at in range(0, payload, 4096))
+    sealed.read_ahead(range(1, 2))
+    deadline_s = time.monotonic() + 5
+    while not cached(first, payload, 4096):
+        assert time.monotonic() < deadline_s
+    assert payload_of(log, 2) == page(1) * 64
