@@ -66,6 +66,18 @@ log_in() { # embedded|lio: the disk of the scenario's volume
     disk_of "$naa"
 }
 
+log_in_both() { # the disk of the scenario's volume, by multipath through both storage processors
+    local naa
+    iscsiadm -m discovery -t sendtargets -p "${portal[embedded]}" > /dev/null
+    iscsiadm -m node -T "$iqn" --login > /dev/null
+    naa=$(iscsi-rp volume show "$name" | fact NAA)
+    eventually 30 "a map of both paths" has_paths "$naa" 2
+    echo "/dev/mapper/3$naa"
+}
+
+has_paths() { [ "$(multipathd show paths raw format "%w %t %T" | grep --count "^3$1 active ready")" -eq "$2" ]; } # NAA COUNT
+written() { iscsi-rp session list | awk -v processor="$1" '$4 == processor { print $(NF-1), $NF }'; } # A|B: through it
+
 log_out() { iscsiadm -m node -T "${target[$1]}" -p "${portal[$1]}" --logout > /dev/null; } # embedded|lio
 
 disk_of() { # NAA: its device, as soon as udev knows it
