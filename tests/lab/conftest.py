@@ -44,7 +44,8 @@ class Lab:
 
     def shell(self, script: str, timeout_s: float = 60.0) -> str:
         """What a script prints that has the commands of `iscsi-rp`."""
-        return self.guest.shell(f"PATH={PATH}\n{script}", timeout_s=timeout_s)
+        settings = f"export PATH={PATH} ISCSI_RP_SETTINGS={SETTINGS}"
+        return self.guest.shell(f"{settings}\n{script}", timeout_s=timeout_s)
 
     def provision(self, name: str) -> Result:
         """As one of Vagrant's machines."""
@@ -73,18 +74,21 @@ def lab(root: Path) -> Iterator[Lab]:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     """What each scenario proved, also where workers ran them: only reports come from there, no output."""
-    lines = {}
-    for report in (each for reports in terminalreporter.stats.values() for each in reports):
-        if not isinstance(report, pytest.TestReport) or "test_scenario[" not in report.nodeid:
-            continue
-        said = dict(report.user_properties)
-        name = report.nodeid.partition("[")[2].removesuffix(".sh]")
-        if report.failed:
-            reason = said.get("failed") or report.longreprtext.strip().splitlines()[-1]
-            lines[name] = [f"scenario {name} failed: {reason}"]
-        elif report.when == "call" and "seconds" in said:
-            proved = [f"    {line}" for line in str(said["proved"]).splitlines()]
-            lines[name] = [f"scenario {name} ok {said['seconds']}", *proved]
-    for name in sorted(lines):
-        for line in lines[name]:
-            terminalreporter.write_line(line)
+    reports = (each for some in terminalreporter.stats.values() for each in some)
+    lines = [line for each in reports if isinstance(each, pytest.TestReport) for line in said_by(each)]
+    for line in sorted(lines):
+        terminalreporter.write_line(line)
+
+
+def said_by(report: pytest.TestReport) -> Iterator[str]:
+    said = dict(report.user_properties)
+    if report.when == "call" and "figure" in said:
+        yield str(said["figure"])
+    if "test_scenario[" not in report.nodeid:
+        return
+    scenario = f"scenario {report.nodeid.partition('[')[2].removesuffix('.sh]')}"
+    if report.failed:
+        yield f"{scenario} failed: {said.get('failed') or report.longreprtext.strip().splitlines()[-1]}"
+    elif report.when == "call" and "proved" in said:
+        proved = (f"\n    {line}" for line in str(said["proved"]).splitlines())
+        yield f"{scenario} ok {said['seconds']}{''.join(proved)}"
