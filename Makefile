@@ -46,9 +46,9 @@ kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode L
 	$(PYTHON) -m tests.kernel.conformance
 	$(PYTHON) -m tests.kernel.bench --pairs 3
 
-lab: ## the scenarios of vagrant/, provisioned and run in the guest
-	@scripts/setup.sh mmdebstrap shellcheck
-	$(PYTHON) -m pytest -q -m lab tests/lab
+lab: ## the scenarios of vagrant/, provisioned and run in two guests (4 minutes)
+	@scripts/setup.sh mmdebstrap shellcheck vagrant vagrant-libvirt
+	$(PYTHON) -m pytest -q -m lab -n 2 tests/lab
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)

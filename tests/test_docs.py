@@ -5,10 +5,9 @@ import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Final
 
 import pytest
 
@@ -18,6 +17,7 @@ from iscsi_rp.control.config import ApplianceConfig, ArrayConfig, Config, Portal
 from iscsi_rp.replication import frames
 from iscsi_rp.splitter.core import TRANSITIONS
 from tests.kit.processes import Daemon, free_port, iscsi_rp
+from tests.kit.shown import matches, shown
 
 ROOT: Final = Path(__file__).parent.parent
 README: Final = (ROOT / "README.md").read_text()
@@ -31,33 +31,6 @@ PAGES: Final = (
     *sorted((ROOT / "docs").glob("*.md")),
 )
 COMMAND_S: Final = 30.0
-
-
-class Shown(NamedTuple):
-    """A command of the tour and what the README says that it prints."""
-
-    command: str
-    output: str
-
-
-def tour() -> Iterator[Shown]:
-    for block in re.findall(r"^```console\n(.*?)^```", README, re.MULTILINE | re.DOTALL):
-        for part in re.split(r"^\$ ", block, flags=re.MULTILINE)[1:]:
-            command, _, output = part.partition("\n")
-            yield Shown(command, output)
-
-
-def shape(output: str) -> str:
-    """What does not change from run to run: numbers with their units are `#`, runs of blanks are one."""
-    text = re.sub(r"\b6001405[0-9a-f]{25}\b", "NAA", output)
-    text = re.sub(r"\d+(\.\d+)?( (ns|ms|s|min|B|KiB|MiB|GiB)\b)?", "#", text)
-    return "\n".join(" ".join(line.split()) for line in text.splitlines())
-
-
-def matches(said: str, shown: str) -> bool:
-    """A line `...` stands for any lines."""
-    pattern = re.escape(shape(shown)).replace(re.escape("..."), "(.|\n)*")
-    return re.fullmatch(pattern, shape(said)) is not None
 
 
 @pytest.mark.skipif(shutil.which("qemu-io") is None, reason="qemu-io is missing: `make setup` installs it")
@@ -79,11 +52,11 @@ def test_the_tour_does_what_it_shows(tmp_path: Path) -> None:
         up.until("being ready", lambda: "next, in another terminal" in up.log_tail() or None)
         with closing(ApplianceClient(site.appliance_socket)) as client:
             up.until("the array's connection", lambda: client.status().arrays or None)
-        commands = list(tour())
+        commands = list(shown(README, "$"))
         assert len(commands) > 8
-        for command, shown in commands:
+        for command, output in commands:
             for usual, here in ports.items():
-                command, shown = command.replace(usual, here), shown.replace(usual, here)
+                command, output = command.replace(usual, here), output.replace(usual, here)
             run = subprocess.run(
                 ["bash", "-c", command],
                 env=environment,
@@ -94,7 +67,7 @@ def test_the_tour_does_what_it_shows(tmp_path: Path) -> None:
                 stderr=subprocess.STDOUT,
             )
             assert run.returncode == 0, f"{command}\n{run.stdout}\n{up.log_tail()}"
-            assert matches(run.stdout, shown), f"{command} printed\n{run.stdout}\nand not\n{shown}"
+            assert matches(run.stdout, output), f"{command} printed\n{run.stdout}\nand not\n{output}"
     finally:
         if up.running:
             assert up.stop() == 0

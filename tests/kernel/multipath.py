@@ -4,30 +4,17 @@ import json
 from collections.abc import Mapping
 from typing import Any, Final
 
-from tests.kernel.guest import Guest
+from tests.kernel.guest import CHECKOUT, Guest
 from tests.kernel.site import OpenIscsi, eventually
 
-CONFIG: Final = """\
+CONFIG: Final = (CHECKOUT / "vagrant/provision/multipath.conf").read_text()
+IMPATIENT: Final = """\
 defaults {
-    find_multipaths greedy
     polling_interval 1
     max_polling_interval 1
 }
-blacklist {
-    devnode "^ubd"
-}
-devices {
-    device {
-        vendor "ISCSI-RP"
-        product ".*"
-        path_grouping_policy group_by_prio
-        prio alua
-        path_checker tur
-        failback immediate
-        no_path_retry 30
-    }
-}
 """
+"What a test has beside it."
 TIMES: Final = {
     "node.session.timeo.replacement_timeout": "3",
     "node.conn[0].timeo.noop_out_interval": "1",
@@ -41,7 +28,9 @@ class Multipath:
     def __init__(self, guest: Guest, initiator: OpenIscsi, lun: int, settings: Mapping[str, str]) -> None:
         """Logs in to both, with `settings` of the node records."""
         self._guest = guest
-        guest.run("dd", "of=/etc/multipath.conf", "status=none", stdin=CONFIG)
+        guest.run("mkdir", "-p", "/etc/multipath/conf.d")
+        for path, text in (("/etc/multipath.conf", CONFIG), ("/etc/multipath/conf.d/test.conf", IMPATIENT)):
+            guest.run("dd", f"of={path}", "status=none", stdin=text)
         guest.shell("modprobe -a dm-multipath dm-service-time && { pidof multipathd || multipathd; }")
         initiator.discover()
         for processor in initiator.portals:

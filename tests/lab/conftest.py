@@ -1,5 +1,6 @@
-"""A guest that is provisioned as Vagrant's machine `host` is, by the same scripts."""
+"""A guest, provisioned as Vagrant's machine `host` is, by the same scripts; and a line for each scenario."""
 
+import contextlib
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +18,7 @@ SETTINGS: Final = CHECKOUT / "tests/lab/settings.yaml"
 
 
 class Lab:
-    """The machine, and the scripts of `vagrant/` in it."""
+    """A machine, and the scripts of `vagrant/` in it."""
 
     def __init__(self, guest: Guest) -> None:
         self.guest = guest
@@ -41,21 +42,53 @@ class Lab:
         """Run a script of `vagrant/`."""
         return self.guest.run(*self.command(script, *arguments), timeout_s=timeout_s, check=False)
 
+    def shell(self, script: str, timeout_s: float = 60.0) -> str:
+        """What a script prints that has the commands of `iscsi-rp`."""
+        settings = f"export PATH={PATH} ISCSI_RP_SETTINGS={SETTINGS}"
+        return self.guest.shell(f"{settings}\n{script}", timeout_s=timeout_s)
+
+    def provision(self, name: str) -> Result:
+        """As one of Vagrant's machines."""
+        return self.run("provision/provision.sh", name)
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
     return rootfs()
 
 
-@pytest.fixture(scope="module")
-def fresh(root: Path) -> Iterator[Lab]:
+@contextlib.contextmanager
+def booted(root: Path) -> Iterator[Lab]:
     with machine.guest(root) as running:
         yield Lab(running)
 
 
-@pytest.fixture(scope="module")
-def lab(fresh: Lab) -> Lab:
-    """Provisioned."""
-    done = fresh.run("provision/provision.sh", "host")
-    assert done.code == 0, done
-    return fresh
+@pytest.fixture(scope="session")
+def lab(root: Path) -> Iterator[Lab]:
+    """Provisioned as `host`. Each worker has one."""
+    with booted(root) as fresh:
+        done = fresh.provision("host")
+        assert done.code == 0, done
+        yield fresh
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """What each scenario proved, also where workers ran them: only reports come from there, no output."""
+    reports = (each for some in terminalreporter.stats.values() for each in some)
+    lines = [line for each in reports if isinstance(each, pytest.TestReport) for line in said_by(each)]
+    for line in sorted(lines):
+        terminalreporter.write_line(line)
+
+
+def said_by(report: pytest.TestReport) -> Iterator[str]:
+    said = dict(report.user_properties)
+    if report.when == "call" and "figure" in said:
+        yield str(said["figure"])
+    if "test_scenario[" not in report.nodeid:
+        return
+    scenario = f"scenario {report.nodeid.partition('[')[2].removesuffix('.sh]')}"
+    if report.failed:
+        yield f"{scenario} failed: {said.get('failed') or report.longreprtext.strip().splitlines()[-1]}"
+    elif report.when == "call" and "proved" in said:
+        proved = (f"\n    {line}" for line in str(said["proved"]).splitlines())
+        yield f"{scenario} ok {said['seconds']}{''.join(proved)}"

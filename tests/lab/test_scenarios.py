@@ -1,6 +1,7 @@
 """Each scenario of `vagrant/scenarios`, killed in its middle and then run to its end."""
 
 import time
+from collections.abc import Callable
 from typing import Final
 
 import pytest
@@ -17,10 +18,9 @@ MIDDLE_S: Final = 2.0
 
 
 @pytest.mark.parametrize("script", SCENARIOS)
-def test_scenario(lab: Lab, capsys: pytest.CaptureFixture[str], script: str) -> None:
-    name = script.removesuffix(".sh")
+def test_scenario(lab: Lab, record_property: Callable[[str, str], None], script: str) -> None:
     begun = lab.guest.start(*lab.command(f"scenarios/{script}"))
-    eventually("its file system", lambda: mounts(lab) != "")
+    eventually("its file system", lambda: begun.ended or mounts(lab))
     time.sleep(MIDDLE_S)
     assert not begun.ended, begun.wait(check=False)
     lab.guest.run("kill", "-KILL", "--", f"-{begun.pid}")
@@ -28,15 +28,13 @@ def test_scenario(lab: Lab, capsys: pytest.CaptureFixture[str], script: str) -> 
     assert killed.code == -9, killed
     start = time.monotonic()
     done = lab.run(f"scenarios/{script}")
-    took_s = time.monotonic() - start
-    with capsys.disabled():
-        reason = (done.err.strip().splitlines() or ["?"])[-1]
-        print(f"\nscenario {name} {f'ok {took_s:.0f}' if done.code == 0 else f'failed: {reason}'}")
-        for line in done.out.splitlines():
-            if ": proved: " in line:
-                print(f"    {line.partition(': proved: ')[2]}")
+    record_property("seconds", f"{time.monotonic() - start:.0f}")
+    if done.code:
+        record_property("failed", "; ".join(done.err.strip().splitlines()[-2:]) or f"code {done.code}")
     assert done.code == 0, done.out + done.err
-    assert ": proved: " in done.out
+    proved = [line.partition(": proved: ")[2] for line in done.out.splitlines() if ": proved: " in line]
+    assert proved
+    record_property("proved", "\n".join(proved))
     assert mounts(lab) == ""
     assert lab.guest.shell("grep Traceback /var/log/iscsi-rp-*.log || true") == ""
 

@@ -16,23 +16,19 @@ initiator() {
 }
 
 multipath() {
-    put /etc/multipath.conf << 'END'
-# Disks of an array are recognised by their target port groups; all others are left alone.
-defaults {
-    find_multipaths yes
-}
-devices {
-    device {
-        vendor "ISCSI-RP"
-        product ".*"
-        path_grouping_policy group_by_prio
-        prio alua
-        path_checker tur
-        failback immediate
-        no_path_retry 30
-    }
-}
-END
+    local said
+    said=$(put /etc/multipath.conf < "$lab/provision/multipath.conf")
+    modprobe --all dm-multipath dm-service-time
+    if have_systemd; then
+        systemctl --quiet enable --now multipathd
+    elif ! pidof multipathd > /dev/null; then
+        multipathd < /dev/null > /dev/null
+        echo "started multipathd"
+    fi
+    if [ -n "$said" ]; then
+        eventually 30 "multipathd" multipathd reconfigure
+        echo "$said"
+    fi
 }
 
 step packages "see that apt reaches a mirror of Debian 12" packages fio open-iscsi multipath-tools sg3-utils

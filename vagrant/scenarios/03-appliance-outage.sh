@@ -20,3 +20,8 @@ took=$(since "$back")
 loaded
 proved "resynchronised under load in $took; $issued, no error"
 equal
+iscsi-rp bookmark create "$name" back
+mounted "$(image bookmark back)" image
+cmp "/mnt/$name/meanwhile" "/mnt/$name-image/meanwhile"
+close_image
+proved "what was written without the appliance is in an image"

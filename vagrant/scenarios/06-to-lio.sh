@@ -9,7 +9,7 @@ file_system "$disk"
 protect 256MiB
 files 40
 naa=$(iscsi-rp volume show "$name" | fact NAA)
-here=embedded
+here=embedded count=40
 for there in lio embedded; do
     umount "/mnt/$name"
     log_out "$here"
@@ -19,10 +19,15 @@ for there in lio embedded; do
     mounted "$disk"
     say "$here to $there: mounted again $(since "$start") after it was unmounted"
     [ "$(iscsi-rp volume show "$name" | fact NAA)" = "$naa" ] || fail "the NAA is another"
-    intact production 40
+    intact production "$count"
     dd if=/dev/urandom of="/mnt/$name/by-$there" bs=1M count=4 conv=fsync status=none
+    (cd "/mnt/$name" && sha256sum "by-$there" >> "$runtime/$name.sums")
+    count=$((count + 1))
     here=$there
 done
 is_mode SPLITTING || fail "the group is $(mode)"
-proved "there and back, 40 of 40 files intact, NAA $naa both times"
+umount "/mnt/$name"
+mounted "$disk"
+intact production 42
+proved "there and back: 40 files of before and one written on each side intact, NAA $naa both times"
 equal

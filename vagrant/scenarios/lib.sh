@@ -35,25 +35,25 @@ proved() { echo "$name: proved: $*"; }
 fail() { echo "$name: $*" >&2; exit 1; }
 now() { date +%s.%N; }
 since() { echo "$1 $(now)" | awk '{ printf "%.1f s", $2 - $1 }'; }
-absent() { "$@" > /dev/null 2>&1 || [ $? -eq 4 ]; } # COMMAND: it may answer that there is no such thing
 fact() { sed -n "s/^$1: *//p"; }            # KEY: of what `show` prints
 
-clean() {
-    local pid at
+clean() { # what any scenario left
+    local pid group volume
     pid=$(cat "$runtime/load.pid" 2> /dev/null || true)
     if alive "$pid"; then kill -KILL "$pid"; fi
     # Before all else: a disk whose handler is gone keeps whoever asks it waiting.
     service_start appliance
     service_start array
-    for at in "/mnt/$name-image" "/mnt/$name"; do
-        while mountpoint --quiet "$at"; do umount "$at"; done
-    done
+    awk '$2 ~ "^/mnt/lab-" { print $2 }' /proc/mounts | xargs --no-run-if-empty umount
     iscsiadm -m node --logoutall=all > /dev/null 2>&1 || true
     iscsiadm -m node -o delete > /dev/null 2>&1 || true
-    absent iscsi-rp group delete "$name" --destroy --yes || { iscsi-rp image disable "$name" --yes; iscsi-rp group delete "$name" --destroy --yes; }
-    # A local disk's volume has the name of its device.
-    for volume in "$name" $(iscsi-rp array status | awk '$2 == "local" { print $1 }'); do
-        absent iscsi-rp volume delete "$volume" --destroy --force --yes
+    for group in $(iscsi-rp group list | awk '/^lab-/ { print $1 }'); do
+        iscsi-rp image disable "$group" --yes > /dev/null 2>&1 || true
+        iscsi-rp group delete "$group" --destroy --yes > /dev/null
+    done
+    # The volume of a local disk has the name of its device.
+    for volume in $(iscsi-rp volume list | awk '/^(lab-|loop)/ { print $1 }'); do
+        iscsi-rp volume delete "$volume" --destroy --force --yes > /dev/null
     done
     rm -f "$runtime"/load.*
 }
@@ -65,6 +65,18 @@ log_in() { # embedded|lio: the disk of the scenario's volume
     naa=$(iscsi-rp volume show "$name" | fact NAA)
     disk_of "$naa"
 }
+
+log_in_both() { # the disk of the scenario's volume, by multipath through both storage processors
+    local naa
+    iscsiadm -m discovery -t sendtargets -p "${portal[embedded]}" > /dev/null
+    iscsiadm -m node -T "$iqn" --login > /dev/null
+    naa=$(iscsi-rp volume show "$name" | fact NAA)
+    eventually 30 "a map of both paths" has_paths "$naa" 2
+    echo "/dev/mapper/3$naa"
+}
+
+has_paths() { [ "$(multipathd show paths raw format "%w %t %T" | grep --count "^3$1 active ready")" -eq "$2" ]; } # NAA COUNT
+written() { iscsi-rp session list | awk -v processor="$1" '$4 == processor { print $(NF-1), $NF }'; } # A|B: through it
 
 log_out() { iscsiadm -m node -T "${target[$1]}" -p "${portal[$1]}" --logout > /dev/null; } # embedded|lio
 
@@ -100,11 +112,12 @@ intact() { # production|image COUNT: so many of these files are as they were
     [ "$count" -eq "$2" ] || fail "$count files are intact in $at, not $2"
 }
 
-encrypt() { # what ransomware does: each file is rewritten, gets another name, and the old one goes
+encrypt() { # what ransomware does: each file is overwritten where it is, and gets another name
     local file
     for file in "/mnt/$name"/files/*.txt; do
-        tr '\0-\177' '\200-\377' < "$file" > "$file.locked"
-        rm "$file"
+        tr '\0-\177' '\200-\377' < "$file" > "$runtime/locked"
+        cat "$runtime/locked" 1<> "$file"
+        mv "$file" "$file.locked"
     done
     sync --file-system "/mnt/$name"
 }
