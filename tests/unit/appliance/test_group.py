@@ -199,7 +199,8 @@ def test_a_restart_finds_everything(row: catalogue.Group) -> None:
         assert [each.position for each in offer.bookmarks()] == list(seen)
         for position, content in seen.items():
             assert image(group, position) == content
-        assert (latest(group), image(group, latest(group))) == (max(seen), seen[max(seen)])
+        assert latest(group) >= max(seen)
+        assert image(group, latest(group)) == seen[max(seen)]
         processor = group.receiver.state.processors["a/sp-a"]
         assert {key for trail in processor.since_stored.values() for key in trail.regions()} == set(range(8))
         splitter = await Splitter(group).join()
@@ -224,7 +225,9 @@ def test_the_oldest_images_go_and_the_newest_never(row: catalogue.Group) -> None
         newest = await splitter.sealed()
         await until(lambda: group.log.bytes_used <= row.journal_bytes)
         assert not splitter.paused
-        assert (latest(group), image(group, newest)) == (newest, bytes(splitter.content))
+        # Not always equal to it: a seal may take in notes behind the last write.
+        assert latest(group) >= newest
+        assert image(group, newest) == image(group, latest(group)) == splitter.content
         assert group.offer().bookmarks() == []
         with pytest.raises(ImageGoneError):
             image(group, first.position)
