@@ -10,7 +10,7 @@ from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.access_log import AccessLog
 from iscsi_rp.appliance.group import ACCESS, ACCESS_LOG_SHARE, Group
 from iscsi_rp.appliance.image import ImageDevice
-from iscsi_rp.control.models import ImageAccess, ImageLun
+from iscsi_rp.control.appliance_models import ImageAccess, ImageLun
 from iscsi_rp.control.runtime import later
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.scsi import Identity, LogicalUnit

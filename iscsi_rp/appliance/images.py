@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from iscsi_rp.appliance.receiver import Receiver
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import (
+from iscsi_rp.control.appliance_models import (
     Bookmark,
     Image,
     ImageList,

@@ -18,9 +18,7 @@ from iscsi_rp.appliance.links import Links
 from iscsi_rp.appliance.state import Note
 from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.control.app import no_such
-from iscsi_rp.control.jobs import Jobs, Progress
-from iscsi_rp.control.models import (
-    Alert,
+from iscsi_rp.control.appliance_models import (
     ApplianceStatus,
     Bookmark,
     BookmarkCreate,
@@ -35,9 +33,10 @@ from iscsi_rp.control.models import (
     ImageList,
     ImageRequest,
     ImageSelector,
-    Job,
     RecoveryPlan,
 )
+from iscsi_rp.control.jobs import Jobs, Progress
+from iscsi_rp.control.models import Alert, Job
 from iscsi_rp.errors import ConflictError, Error, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.replication.messages import VolumeInfo

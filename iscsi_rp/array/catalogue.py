@@ -10,8 +10,8 @@ from typing import Final, Self
 from uuid import UUID, uuid4
 
 from iscsi_rp.array.access_tables import AccessTables
+from iscsi_rp.control.array_models import FrontEnd, Processor, Sector, VolumeKind
 from iscsi_rp.control.database import Database
-from iscsi_rp.control.models import FrontEnd, Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
 from iscsi_rp.scsi.medium import Work
 

@@ -14,9 +14,9 @@ from iscsi_rp.array.space import SpaceWatch
 from iscsi_rp.array.unit_keeper import UnitKeeper
 from iscsi_rp.array.volumes import ServedVolume, finish_growing
 from iscsi_rp.control.array_api import array_app
+from iscsi_rp.control.array_models import Portal
 from iscsi_rp.control.config import Config
 from iscsi_rp.control.lock import StateLock
-from iscsi_rp.control.models import Portal
 from iscsi_rp.control.notify import serve_until
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer

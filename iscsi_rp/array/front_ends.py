@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Final
 from iscsi_rp.array.catalogue import Catalogue
 from iscsi_rp.array.initiators import Initiators
 from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.control.array_models import FrontEnd, KernelTarget
 from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import FrontEnd, KernelTarget
 from iscsi_rp.errors import ConflictError, Error
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.iscsi.access import Access

@@ -18,8 +18,8 @@ import structlog
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.targetcli import Targetcli
 from iscsi_rp.array.volumes import ServedVolume
+from iscsi_rp.control.array_models import FrontEnd, KernelSession, KernelTarget, Portal
 from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import FrontEnd, KernelSession, KernelTarget, Portal
 from iscsi_rp.errors import Error
 from iscsi_rp.frontend.lio import (
     Acl,

@@ -13,7 +13,7 @@ import structlog
 from iscsi_rp.array.catalogue import Attachment, AttachmentState, Catalogue
 from iscsi_rp.array.session import RETRY_S, GroupSession
 from iscsi_rp.array.volumes import ServedVolume
-from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.control.array_models import VolumeKind
 from iscsi_rp.errors import ConflictError, Error
 from iscsi_rp.link.connection import Link, connect
 from iscsi_rp.replication import frames as wire

@@ -16,11 +16,8 @@ from iscsi_rp.array.status import array_alerts, kernel_alerts, refused_model, se
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import create_file
 from iscsi_rp.control.app import no_such
-from iscsi_rp.control.jobs import Jobs, Progress
-from iscsi_rp.control.latency import InitiatorLatency, Latencies, SessionLatency, VolumeLatency
-from iscsi_rp.control.models import (
+from iscsi_rp.control.array_models import (
     ArrayStatus,
-    Job,
     Portal,
     Processor,
     Session,
@@ -30,6 +27,9 @@ from iscsi_rp.control.models import (
     VolumeKind,
     VolumeMove,
 )
+from iscsi_rp.control.jobs import Jobs, Progress
+from iscsi_rp.control.latency import InitiatorLatency, Latencies, SessionLatency, VolumeLatency
+from iscsi_rp.control.models import Job
 from iscsi_rp.errors import ConflictError, NotFoundError, UnreachableError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.replication.regions import REGION_BYTES

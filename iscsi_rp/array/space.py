@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Final
 
 from iscsi_rp.array.volumes import ServedVolume
-from iscsi_rp.control.models import Alert, VolumeKind
+from iscsi_rp.control.array_models import VolumeKind
+from iscsi_rp.control.models import Alert
 from iscsi_rp.units import format_size
 
 INTERVAL_S: Final = 10.0

@@ -5,8 +5,7 @@ from collections.abc import Iterable, Iterator
 from iscsi_rp.array.protection import ProtectedGroup, Protection
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import (
-    Alert,
+from iscsi_rp.control.array_models import (
     KernelTarget,
     Processor,
     RefusedLogin,
@@ -16,6 +15,7 @@ from iscsi_rp.control.models import (
     SplitterMode,
     SplitterStatus,
 )
+from iscsi_rp.control.models import Alert
 from iscsi_rp.frontend import Logins, SessionStatus
 from iscsi_rp.replication.regions import KEY_SHIFT, REGION_BYTES
 from iscsi_rp.splitter.core import Mode

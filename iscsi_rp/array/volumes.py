@@ -10,7 +10,7 @@ import structlog
 from iscsi_rp.array.catalogue import Catalogue, VolumeRow
 from iscsi_rp.array.stack import Joint
 from iscsi_rp.block import FileDevice, MemoryDevice, StoreSizeError, grow_file
-from iscsi_rp.control.models import FrontEnd, Processor, Volume, VolumeKind, VolumeState
+from iscsi_rp.control.array_models import FrontEnd, Processor, Volume, VolumeKind, VolumeState
 from iscsi_rp.control.runtime import later
 from iscsi_rp.device import BlockDevice, Done, Io, NotReadyError
 from iscsi_rp.errors import Error

@@ -5,7 +5,7 @@ import click
 from iscsi_rp.cli.output import json_option, print_json, print_table, yes_option
 from iscsi_rp.cli.parameters import group_argument
 from iscsi_rp.cli.site import Site, complete_bookmark, pass_site
-from iscsi_rp.control.models import BookmarkCreate
+from iscsi_rp.control.appliance_models import BookmarkCreate
 from iscsi_rp.units import format_time
 
 

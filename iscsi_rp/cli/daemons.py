@@ -5,7 +5,7 @@ import click
 from iscsi_rp.cli.lio import print_kernel
 from iscsi_rp.cli.output import json_option, print_alerts, print_facts, print_json, print_table
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import FrontEnd
+from iscsi_rp.control.array_models import FrontEnd
 
 
 @click.group()

@@ -14,14 +14,8 @@ from rich.progress import Progress
 from iscsi_rp.cli import demo_attack, demo_files, demo_tools
 from iscsi_rp.cli.demo_attack import Attack
 from iscsi_rp.cli.demo_daemons import IQN, Daemons
-from iscsi_rp.control.models import (
-    BookmarkCreate,
-    GroupCreate,
-    ImageRequest,
-    ImageSelector,
-    SplitterMode,
-    VolumeCreate,
-)
+from iscsi_rp.control.appliance_models import BookmarkCreate, GroupCreate, ImageRequest, ImageSelector
+from iscsi_rp.control.array_models import SplitterMode, VolumeCreate
 from iscsi_rp.errors import VerifyError
 from iscsi_rp.units import GIB, MIB, NS_PER_S, format_size
 

@@ -16,7 +16,8 @@ from iscsi_rp.cli.output import (
 )
 from iscsi_rp.cli.parameters import ABSOLUTE_PATH, group_argument, journal_option
 from iscsi_rp.cli.site import Site, complete_volume, pass_site
-from iscsi_rp.control.models import ArrayStatus, DeletedGroup, GroupCreate, GroupStatus
+from iscsi_rp.control.appliance_models import DeletedGroup, GroupCreate, GroupStatus
+from iscsi_rp.control.array_models import ArrayStatus
 from iscsi_rp.errors import UnreachableError
 from iscsi_rp.units import format_duration, format_size, format_time
 

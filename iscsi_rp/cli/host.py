@@ -8,7 +8,8 @@ import click
 from iscsi_rp.cli.output import json_option, print_json, print_table, yes_option
 from iscsi_rp.cli.parameters import journal_option, volume_argument
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import FrontEnd, GroupCreate, Volume, VolumeCreate, VolumeKind
+from iscsi_rp.control.appliance_models import GroupCreate
+from iscsi_rp.control.array_models import FrontEnd, Volume, VolumeCreate, VolumeKind
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
 from iscsi_rp.units import format_size
 

@@ -5,7 +5,7 @@ import click
 from iscsi_rp.cli.output import json_option, moment, print_facts, print_json, print_table, yes_option
 from iscsi_rp.cli.parameters import group_argument, image_options, selector, time
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import ImageAccess, ImageList, ImageRequest
+from iscsi_rp.control.appliance_models import ImageAccess, ImageList, ImageRequest
 from iscsi_rp.errors import NotFoundError, UsageError
 from iscsi_rp.units import format_duration, format_size, format_time
 

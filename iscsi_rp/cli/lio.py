@@ -4,7 +4,7 @@ import click
 
 from iscsi_rp.cli.output import json_option, print_facts, print_json
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import KernelTarget
+from iscsi_rp.control.array_models import KernelTarget
 from iscsi_rp.errors import ConflictError
 
 

@@ -13,8 +13,9 @@ from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
+from iscsi_rp.control.appliance_models import Moment
 from iscsi_rp.control.client import ApiClient
-from iscsi_rp.control.models import Alert, Job, Moment
+from iscsi_rp.control.models import Alert, Job
 from iscsi_rp.units import format_size, format_time
 
 F = TypeVar("F", bound=Callable[..., Any])

@@ -8,7 +8,7 @@ import click
 
 from iscsi_rp.cli.site import complete_bookmark, complete_group, complete_volume
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import ImageSelector
+from iscsi_rp.control.appliance_models import ImageSelector
 from iscsi_rp.errors import UsageError
 from iscsi_rp.units import parse_size, parse_time
 

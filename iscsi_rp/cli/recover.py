@@ -6,7 +6,7 @@ from iscsi_rp.cli.output import follow, json_option, print_facts, print_json, ye
 from iscsi_rp.cli.parameters import group_argument, image_options, selector
 from iscsi_rp.cli.site import Site, pass_site
 from iscsi_rp.cli.volume import users
-from iscsi_rp.control.models import RecoveryPlan
+from iscsi_rp.control.appliance_models import RecoveryPlan
 from iscsi_rp.errors import ConflictError, UnreachableError
 from iscsi_rp.units import format_duration, format_size, format_time
 

@@ -9,7 +9,7 @@ import click
 from iscsi_rp.cli.latency import print_latencies
 from iscsi_rp.cli.output import json_option, print_json, print_table
 from iscsi_rp.cli.site import Site, complete_initiator, pass_site
-from iscsi_rp.control.models import Session
+from iscsi_rp.control.array_models import Session
 from iscsi_rp.errors import NotFoundError, UsageError
 from iscsi_rp.units import format_size, format_time
 

@@ -9,7 +9,8 @@ from iscsi_rp.cli.output import json_option, moment, print_alerts, print_facts, 
 from iscsi_rp.cli.site import Site, pass_site
 from iscsi_rp.cli.volume import print_volumes
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import ApplianceStatus, ArrayStatus, GroupStatus, RefusedLogins, SplitterStatus
+from iscsi_rp.control.appliance_models import ApplianceStatus, GroupStatus
+from iscsi_rp.control.array_models import ArrayStatus, RefusedLogins, SplitterStatus
 from iscsi_rp.errors import UnreachableError
 from iscsi_rp.units import format_duration, format_size
 

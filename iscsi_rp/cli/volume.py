@@ -10,7 +10,7 @@ from iscsi_rp.cli.latency import print_latencies
 from iscsi_rp.cli.output import json_option, print_facts, print_json, print_table, yes_option
 from iscsi_rp.cli.parameters import ABSOLUTE_PATH, size, volume_argument
 from iscsi_rp.cli.site import Site, pass_site
-from iscsi_rp.control.models import (
+from iscsi_rp.control.array_models import (
     FrontEnd,
     Processor,
     Sector,

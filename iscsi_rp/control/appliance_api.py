@@ -5,8 +5,7 @@ from typing import Annotated, Final, Protocol
 from fastapi import FastAPI, Query, Response
 
 from iscsi_rp.control.app import make_app
-from iscsi_rp.control.metrics import CONTENT_TYPE, appliance_metrics
-from iscsi_rp.control.models import (
+from iscsi_rp.control.appliance_models import (
     ApplianceStatus,
     Bookmark,
     BookmarkCreate,
@@ -17,10 +16,11 @@ from iscsi_rp.control.models import (
     ImageList,
     ImageRequest,
     ImageSelector,
-    Job,
     RecoverRequest,
     RecoveryPlan,
 )
+from iscsi_rp.control.metrics import CONTENT_TYPE, appliance_metrics
+from iscsi_rp.control.models import Job
 
 MAX_IMAGES: Final = 1000
 

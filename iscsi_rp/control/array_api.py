@@ -13,17 +13,10 @@ from iscsi_rp.control.access_models import (
     InitiatorCreate,
 )
 from iscsi_rp.control.app import make_app, no_such
+from iscsi_rp.control.array_models import ArrayStatus, Session, Volume, VolumeChange, VolumeCreate, VolumeMove
 from iscsi_rp.control.latency import Latencies
 from iscsi_rp.control.metrics import CONTENT_TYPE, array_metrics
-from iscsi_rp.control.models import (
-    ArrayStatus,
-    Job,
-    Session,
-    Volume,
-    VolumeChange,
-    VolumeCreate,
-    VolumeMove,
-)
+from iscsi_rp.control.models import Job
 
 
 class InitiatorService(Protocol):

@@ -16,11 +16,8 @@ from iscsi_rp.control.access_models import (
     InitiatorChange,
     InitiatorCreate,
 )
-from iscsi_rp.control.error_json import ErrorBody, error_of
-from iscsi_rp.control.latency import Latencies
-from iscsi_rp.control.models import (
+from iscsi_rp.control.appliance_models import (
     ApplianceStatus,
-    ArrayStatus,
     Bookmark,
     BookmarkCreate,
     DeletedGroup,
@@ -30,16 +27,13 @@ from iscsi_rp.control.models import (
     ImageList,
     ImageRequest,
     ImageSelector,
-    Job,
-    JobState,
     RecoverRequest,
     RecoveryPlan,
-    Session,
-    Volume,
-    VolumeChange,
-    VolumeCreate,
-    VolumeMove,
 )
+from iscsi_rp.control.array_models import ArrayStatus, Session, Volume, VolumeChange, VolumeCreate, VolumeMove
+from iscsi_rp.control.error_json import ErrorBody, error_of
+from iscsi_rp.control.latency import Latencies
+from iscsi_rp.control.models import Job, JobState
 from iscsi_rp.errors import Error, UnreachableError, UsageError
 
 CONNECT_TIMEOUT_S: Final = 2.0

@@ -24,7 +24,8 @@ from pydantic import (
     model_validator,
 )
 
-from iscsi_rp.control.models import Name, Processor
+from iscsi_rp.control.array_models import Processor
+from iscsi_rp.control.models import Name
 from iscsi_rp.errors import ConfigError
 
 ENVIRONMENT: Final = "ISCSI_RP_CONFIG"

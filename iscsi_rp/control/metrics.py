@@ -8,16 +8,15 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 from prometheus_client.registry import Collector
 
-from iscsi_rp.control.latency import Latencies, Latency
-from iscsi_rp.control.models import (
-    ApplianceStatus,
+from iscsi_rp.control.appliance_models import ApplianceStatus, GroupStatus
+from iscsi_rp.control.array_models import (
     ArrayStatus,
-    GroupStatus,
     RefusedLogins,
     SplitterMode,
     SplitterStatus,
     VolumeState,
 )
+from iscsi_rp.control.latency import Latencies, Latency
 
 CONTENT_TYPE: Final = CONTENT_TYPE_LATEST
 BUCKETS_AT: Final = range(4, 25)

@@ -239,7 +239,8 @@ class Segment:
         offsets = self.payload_offsets
         start = int(offsets[rows.start])
         end = int(offsets[rows.stop - 1]) + int(self.table["payload_length"][rows.stop - 1])
-        self.file.read_ahead(start, end - start)
+        if end > start:
+            self.file.read_ahead(start, end - start)
 
     def payloads(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
         """The payloads of ascending `rows`, checked;

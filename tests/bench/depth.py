@@ -6,7 +6,7 @@ import time
 from pathlib import Path
 from typing import Final
 
-from iscsi_rp.control.models import ImageRequest
+from iscsi_rp.control.appliance_models import ImageRequest
 from tests.bench import load
 from tests.bench.ours import GROUP, Ours
 from tests.kit.initiator import Initiator

@@ -6,7 +6,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import Final
 
-from iscsi_rp.control.models import BookmarkCreate, GroupStatus, ImageRequest
+from iscsi_rp.control.appliance_models import BookmarkCreate, GroupStatus, ImageRequest
 from iscsi_rp.errors import Error
 from tests.crash.history import History
 from tests.crash.reading import decode_all, digest, read_image, read_luns

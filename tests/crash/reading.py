@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from typing import Final
 
-from iscsi_rp.control.models import ImageAccess
+from iscsi_rp.control.appliance_models import ImageAccess
 from tests.crash.blocks import Sequences, decode
 from tests.kit.initiator import GOOD, Initiator, InitiatorError
 

@@ -11,16 +11,15 @@ from pathlib import Path
 import pytest
 
 from iscsi_rp.block import create_file
-from iscsi_rp.control.models import (
+from iscsi_rp.control.appliance_models import (
     BookmarkCreate,
     GroupCreate,
     ImageAccess,
     ImageRequest,
     ImageSelector,
-    JobState,
-    SplitterMode,
-    VolumeState,
 )
+from iscsi_rp.control.array_models import SplitterMode, VolumeState
+from iscsi_rp.control.models import JobState
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
 from tests.kit.initiator import Initiator, InitiatorError
 from tests.kit.processes import free_port, iscsi_rp

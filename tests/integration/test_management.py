@@ -16,7 +16,8 @@ from iscsi_rp.control.access_models import (
     InitiatorCreate,
     ShownVolume,
 )
-from iscsi_rp.control.models import GroupCreate, Processor, SplitterMode, VolumeChange, VolumeCreate
+from iscsi_rp.control.appliance_models import GroupCreate
+from iscsi_rp.control.array_models import Processor, SplitterMode, VolumeChange, VolumeCreate
 from iscsi_rp.errors import ConflictError, NotFoundError
 from tests.kit.initiator import Initiator, InitiatorError
 from tests.kit.sg3 import Sg3, build

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 from configshell import ConfigNode, ConfigShell, ExecutionError
 
-from iscsi_rp.control.models import BookmarkCreate, SplitterMode
+from iscsi_rp.control.appliance_models import BookmarkCreate
+from iscsi_rp.control.array_models import SplitterMode
 from targetcli_rp.nodes.recoverpoint import RecoverPoint
 from targetcli_rp.site import Site
 from tests.kit.initiator import Initiator

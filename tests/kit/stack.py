@@ -3,19 +3,11 @@
 from pathlib import Path
 from typing import Final
 
+from iscsi_rp.control.appliance_models import ApplianceStatus, GroupCreate, ImageAccess
+from iscsi_rp.control.array_models import ArrayStatus, Processor, SplitterMode, Volume, VolumeCreate
 from iscsi_rp.control.client import ApplianceClient, ArrayClient
 from iscsi_rp.control.config import ApplianceConfig, ArrayConfig, Config, Portal
-from iscsi_rp.control.models import (
-    ApplianceStatus,
-    ArrayStatus,
-    GroupCreate,
-    ImageAccess,
-    Job,
-    Processor,
-    SplitterMode,
-    Volume,
-    VolumeCreate,
-)
+from iscsi_rp.control.models import Job
 from iscsi_rp.errors import UnreachableError
 from tests.kit.processes import Daemon, ProcessError, free_ports, iscsi_rp
 

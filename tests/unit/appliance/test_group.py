@@ -15,7 +15,7 @@ from iscsi_rp.appliance.group import ACCESS, Group
 from iscsi_rp.appliance.group_files import make_files
 from iscsi_rp.appliance.receiver import Session
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import ImageSelector
+from iscsi_rp.control.appliance_models import ImageSelector
 from iscsi_rp.errors import ConflictError
 from iscsi_rp.journal.errors import DamagedRecordError, ImageGoneError
 from iscsi_rp.replication import frames as wire

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_rp.appliance.images import ImageNotOfferedError, Offer
-from iscsi_rp.control.models import ImageSelector
+from iscsi_rp.control.appliance_models import ImageSelector
 from iscsi_rp.errors import NotFoundError
 from iscsi_rp.journal.files import OsDirectory, OsFile
 from iscsi_rp.journal.replica import Replica

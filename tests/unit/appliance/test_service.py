@@ -10,7 +10,7 @@ import pytest
 
 from iscsi_rp.appliance.catalogue import Catalogue
 from iscsi_rp.appliance.service import Service
-from iscsi_rp.control.models import GroupCreate
+from iscsi_rp.control.appliance_models import GroupCreate
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.link.connection import connect

@@ -7,8 +7,8 @@ import pytest
 from iscsi_rp.array import catalogue as catalogue_module
 from iscsi_rp.array.access_tables import InitiatorRow, RulesRow
 from iscsi_rp.array.catalogue import Attachment, Catalogue
+from iscsi_rp.control.array_models import Processor, VolumeKind
 from iscsi_rp.control.database import Database
-from iscsi_rp.control.models import Processor, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
 from iscsi_rp.iscsi.access import Chap
 

@@ -11,8 +11,8 @@ from iscsi_rp.array.catalogue import (
     VolumeRow,
     naa_of,
 )
+from iscsi_rp.control.array_models import Processor, Sector, VolumeKind
 from iscsi_rp.control.database import Database
-from iscsi_rp.control.models import Processor, Sector, VolumeKind
 from iscsi_rp.errors import ConflictError, NotFoundError
 from iscsi_rp.scsi.medium import Work
 

@@ -12,7 +12,7 @@ import pytest
 from iscsi_rp.array.catalogue import Catalogue
 from iscsi_rp.array.volumes import ServedVolume, finish_growing
 from iscsi_rp.block import StoreSizeError, create_file
-from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.control.array_models import VolumeKind
 from iscsi_rp.device import READ, WRITE, Io, Result
 
 SIZE = 1 << 20

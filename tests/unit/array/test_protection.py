@@ -10,7 +10,7 @@ import pytest
 
 from iscsi_rp.array.catalogue import Attachment, AttachmentState, Catalogue
 from iscsi_rp.array.protection import ProtectedGroup, Protection
-from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.control.array_models import VolumeKind
 from iscsi_rp.splitter.group import GroupSplitter
 
 COMMIT_S = 0.1

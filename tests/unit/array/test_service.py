@@ -29,8 +29,7 @@ from iscsi_rp.control.access_models import (
     InitiatorCreate,
     ShownVolume,
 )
-from iscsi_rp.control.config import LioConfig
-from iscsi_rp.control.models import (
+from iscsi_rp.control.array_models import (
     FrontEnd,
     Portal,
     Processor,
@@ -39,6 +38,7 @@ from iscsi_rp.control.models import (
     VolumeKind,
     VolumeMove,
 )
+from iscsi_rp.control.config import LioConfig
 from iscsi_rp.device import WRITE, BlockDevice, Done, Io
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer

@@ -11,7 +11,7 @@ from iscsi_rp.array.catalogue import VolumeRow
 from iscsi_rp.array.space import SpaceWatch
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import create_file
-from iscsi_rp.control.models import VolumeKind
+from iscsi_rp.control.array_models import VolumeKind
 from iscsi_rp.scsi.task import Nexus
 
 SIZE = 1 << 20

@@ -12,7 +12,7 @@ import pytest
 from iscsi_rp.array.catalogue import VolumeRow
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.block import FileDevice, MemoryDevice, create_file
-from iscsi_rp.control.models import FrontEnd, Processor, VolumeKind, VolumeState
+from iscsi_rp.control.array_models import FrontEnd, Processor, VolumeKind, VolumeState
 from iscsi_rp.device import READ, UNMAP, BusyError, Done, Io, NotReadyError, Result
 from iscsi_rp.scsi import Nexus
 from iscsi_rp.scsi.medium import Work

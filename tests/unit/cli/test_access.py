@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from iscsi_rp.control.access_models import AccessMode, Authentication, ChapCredentials
-from iscsi_rp.control.models import Processor
+from iscsi_rp.control.array_models import Processor
 from tests.unit.cli.shell import Shell
 from tests.unit.control.services import HOST
 from tests.unit.control.serving import memory_site

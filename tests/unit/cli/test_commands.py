@@ -9,7 +9,9 @@ from click.testing import CliRunner
 
 from iscsi_rp.cli.main import main
 from iscsi_rp.clock import utc_ns
-from iscsi_rp.control.models import Alert, ImageSelector, RefusedLogin, RefusedLogins
+from iscsi_rp.control.appliance_models import ImageSelector
+from iscsi_rp.control.array_models import RefusedLogin, RefusedLogins
+from iscsi_rp.control.models import Alert
 from iscsi_rp.units import format_time
 from tests.unit.cli.shell import Shell
 from tests.unit.control.services import END, HOST, time_of

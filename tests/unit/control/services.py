@@ -14,15 +14,11 @@ from iscsi_rp.control.access_models import (
     Lun,
 )
 from iscsi_rp.control.app import no_such
-from iscsi_rp.control.latency import InitiatorLatency, Latencies, SessionLatency, VolumeLatency
-from iscsi_rp.control.models import (
-    Alert,
+from iscsi_rp.control.appliance_models import (
     ApplianceStatus,
-    ArrayStatus,
     Bookmark,
     BookmarkCreate,
     DeletedGroup,
-    FrontEnd,
     GroupCreate,
     GroupSession,
     GroupState,
@@ -35,16 +31,18 @@ from iscsi_rp.control.models import (
     ImageRange,
     ImageRequest,
     ImageSelector,
-    Job,
-    JobState,
-    KernelTarget,
     Moment,
+    RecoveryPlan,
+    Span,
+)
+from iscsi_rp.control.array_models import (
+    ArrayStatus,
+    FrontEnd,
+    KernelTarget,
     Portal,
     Processor,
-    RecoveryPlan,
     RefusedLogins,
     Session,
-    Span,
     SplitterMode,
     SplitterStatus,
     Volume,
@@ -52,6 +50,8 @@ from iscsi_rp.control.models import (
     VolumeCreate,
     VolumeMove,
 )
+from iscsi_rp.control.latency import InitiatorLatency, Latencies, SessionLatency, VolumeLatency
+from iscsi_rp.control.models import Alert, Job, JobState
 from iscsi_rp.errors import ConflictError
 
 HOST = "iqn.2026-11.test:host"

@@ -15,16 +15,9 @@ from iscsi_rp.control.access_models import (
     Lun,
     ShownVolume,
 )
+from iscsi_rp.control.appliance_models import BookmarkCreate, GroupCreate, ImageRequest, ImageSelector
 from iscsi_rp.control.array_api import ArrayService
-from iscsi_rp.control.client import ApplianceClient, ArrayClient
-from iscsi_rp.control.config import Config
-from iscsi_rp.control.error_json import error_body, error_of
-from iscsi_rp.control.models import (
-    BookmarkCreate,
-    GroupCreate,
-    ImageRequest,
-    ImageSelector,
-    JobState,
+from iscsi_rp.control.array_models import (
     Processor,
     RefusedLogins,
     Sector,
@@ -33,6 +26,10 @@ from iscsi_rp.control.models import (
     VolumeChange,
     VolumeCreate,
 )
+from iscsi_rp.control.client import ApplianceClient, ArrayClient
+from iscsi_rp.control.config import Config
+from iscsi_rp.control.error_json import error_body, error_of
+from iscsi_rp.control.models import JobState
 from iscsi_rp.errors import ConflictError, Error, NotFoundError, UnreachableError, UsageError
 from tests.unit.control.services import END, HOST, MemoryAppliance, MemoryArray, time_of
 from tests.unit.control.serving import memory_site, serving

@@ -12,8 +12,8 @@ from structlog.testing import capture_logs
 
 from iscsi_rp.control.access_models import Authentication, InitiatorCreate
 from iscsi_rp.control.array_api import array_app
+from iscsi_rp.control.array_models import VolumeCreate
 from iscsi_rp.control.client import ArrayClient
-from iscsi_rp.control.models import VolumeCreate
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.errors import Error, NotFoundError
 from tests.unit.control.services import HOST, MemoryArray

@@ -3,8 +3,8 @@ from pathlib import Path
 
 import pytest
 
+from iscsi_rp.control.array_models import Processor
 from iscsi_rp.control.config import Config, Portal, find_config, load_config
-from iscsi_rp.control.models import Processor
 from iscsi_rp.errors import ConfigError
 
 

@@ -3,7 +3,8 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from iscsi_rp.control.models import BookmarkCreate, GroupCreate, ImageRequest, ImageSelector, VolumeCreate
+from iscsi_rp.control.appliance_models import BookmarkCreate, GroupCreate, ImageRequest, ImageSelector
+from iscsi_rp.control.array_models import VolumeCreate
 
 
 @pytest.mark.parametrize(
