@@ -150,7 +150,8 @@ class Log:
         position.
 
         A batch stays within one segment, so it makes that one larger where it must. Raises
-        `JournalFullError`, `JournalIoError`, `JournalUnusableError`.
+        `JournalFullError`, `JournalIoError`; `JournalUnusableError`, after which a part of the batch may be
+        in the file until `cut_to_durable`, and come back with a crash before that.
         """
         self._check_usable()
         size = HEADER_BYTES * len(entries) + sum(len(entry[6]) for entry in entries)

@@ -121,9 +121,10 @@ class Store:
             end = self.log.append(entries, 100 * self.log.end)
         except JournalError as error:
             self.say(f"append failed: {error}")
-            del self.images[written:]
             if isinstance(error, JournalUnusableError):
-                self._cut_to_durable()
+                self._cut_to_durable()  # if the process dies of it, some may be there after all
+            else:
+                del self.images[written:]
             return
         self.known = end
         self.say(f"append {written}..{end}: {[entry[:6] for entry in entries]}")
