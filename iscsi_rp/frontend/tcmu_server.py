@@ -39,6 +39,8 @@ class TcmuServer:
         self._netlink = Netlink()
         self._units: dict[str, LogicalUnit] = {}
         "By configuration."
+        self._blocked: set[str] = set()
+        "Configurations whose backstores stay blocked when they are taken over."
         self._devices: dict[int, TcmuDevice] = {}
         "By minor number."
         self._replies: set[int] = set()
@@ -74,15 +76,18 @@ class TcmuServer:
         """
         async with self._changing:
             self._units[config] = unit
+            if blocked:
+                self._blocked.add(config)
             there = await asyncio.to_thread(lambda: list(scan(SUBTYPE)))
             # Of two the one of its name is the array's own, which its initiators have.
             for place in sorted(there, key=lambda place: place.name != config):
                 if place.config == config and not self.devices(config):
-                    await self._take_over(place, blocked=blocked)
+                    await self._take_over(place)
 
     async def unblock(self, config: str) -> None:
         """Logs what goes wrong, and tries again."""
         async with self._changing:
+            self._blocked.discard(config)
             for device in self.devices(config):
                 try:
                     await asyncio.to_thread(block, device.place, False)
@@ -96,6 +101,7 @@ class TcmuServer:
         """Serve it no more. A backstore that is still there stays blocked."""
         async with self._changing:
             self._units.pop(config, None)
+            self._blocked.discard(config)
             for device in self.devices(config):
                 await self._leave(device, grace_s)
 
@@ -197,7 +203,7 @@ class TcmuServer:
         self._devices[place.minor] = TcmuDevice(place, unit, self._broken)
         _log.info("a backstore is served", backstore=place.name, config=place.config)
 
-    async def _take_over(self, place: Place, *, blocked: bool = False) -> None:
+    async def _take_over(self, place: Place) -> None:
         """Of one that may have had another handler. Logs what goes wrong, and tries again: nobody else ends
         the block.
         """
@@ -209,7 +215,7 @@ class TcmuServer:
             await _nothing_under_way(unit)
             await asyncio.to_thread(reset_ring, place)
             self._serve(place, unit)
-            if not blocked:
+            if place.config not in self._blocked:
                 await asyncio.to_thread(block, place, False)
         except Error as error:
             _log.error("cannot take a backstore over", backstore=place.name, reason=error.message)

@@ -107,6 +107,23 @@ async def broken(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str)
 
 async def busy(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
     """Another process has the backstore for a while."""
+    process = await _taken_over_late(server, unit, disk, blocked=False)
+    assert await asyncio.to_thread(process.wait, 20) == 0
+
+
+async def busy_and_blocked(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """The same, while LIO is not yet as it should be: the second try leaves it blocked, too."""
+    process = await _taken_over_late(server, unit, disk, blocked=True)
+    await asyncio.sleep(1)
+    assert process.poll() is None
+    await server.unblock(NAME)
+    assert await asyncio.to_thread(process.wait, 20) == 0
+
+
+async def _taken_over_late(
+    server: TcmuServer, unit: LogicalUnit, disk: str, *, blocked: bool
+) -> "subprocess.Popen[bytes]":
+    """By a second try; a write that began before it."""
     (device,) = server.devices(NAME)
     await server.withdraw(NAME)
     script = "import os, sys, time; os.open(sys.argv[1], os.O_RDWR); print(flush=True); time.sleep(3)"
@@ -115,12 +132,12 @@ async def busy(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -
     )
     assert other.stdout is not None
     other.stdout.readline()
-    await server.serve(NAME, unit)
+    await server.serve(NAME, unit, blocked=blocked)
     assert not server.devices(NAME)
     process = write(disk, 1)
     await until(lambda: server.devices(NAME))
-    assert await asyncio.to_thread(process.wait, 20) == 0
     other.wait()
+    return process
 
 
 async def twice(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
