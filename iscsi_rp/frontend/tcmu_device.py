@@ -76,9 +76,7 @@ class TcmuDevice:
             self._uio.clear()
             found = self._ring.take(COMMANDS)
         except (RingError, OSError) as error:
-            _log.error("the ring of a backstore is broken", backstore=self.place.name, reason=str(error))
-            self.let_go()
-            self._broken(self)
+            self._fail(error)
             return
         if not found:
             return
@@ -88,6 +86,8 @@ class TcmuDevice:
         for each in found:
             if isinstance(each, TaskManagement):
                 self._submit(commands)
+                if self._over:
+                    return
                 commands = []
                 self._manage(each)
                 continue
@@ -114,7 +114,11 @@ class TcmuDevice:
     def _ended(self, ring: Ring, completions: Sequence[Completion]) -> None:
         if self._over or ring is not self._ring:
             return  # the ring was reset: the initiators have an answer
-        ring.complete(completions)
+        try:
+            ring.complete(completions)
+        except RingError as error:
+            self._fail(error)
+            return
         now_us = time.monotonic_ns() // 1000
         counts, since = self.latency.counts, self._since
         for cmd_id, status, _, transfer in completions:
@@ -132,6 +136,11 @@ class TcmuDevice:
                 self._loop.call_soon(self._kick)
         if not len(ring):
             self._idle.set()
+
+    def _fail(self, error: Exception) -> None:
+        _log.error("the ring of a backstore is broken", backstore=self.place.name, reason=str(error))
+        self.let_go()
+        self._broken(self)
 
     def _kick(self) -> None:
         """Once for all that was answered meanwhile."""

@@ -90,8 +90,8 @@ class Ring:
         ):
             raise RingError(f"A ring of {self._ring_bytes} bytes at {self._ring_at} is not in the mapping.")
         self._words = memory[:MAILBOX_BYTES].cast("I")
-        self._at = self._words[TAIL_WORD]
-        "Offset in the ring of the first entry that was not taken."
+        self._tail = self._at = self._words[TAIL_WORD]
+        "Offsets in the ring: where we have put tail, and of the first entry that was not taken."
         self._places: deque[_Place] = deque()
         self._open: dict[int, Iovecs] = {}
         "Where the data-in of each open command goes."
@@ -110,6 +110,9 @@ class Ring:
         found: list[Command | TaskManagement] = []
         head = self._words[HEAD_WORD]
         self._check(head)
+        self._check_tail()
+        if (self._at - self._tail) % self._ring_bytes > (head - self._tail) % self._ring_bytes:
+            raise RingError(f"Head is {head}, and was beyond {self._at}: somebody else has reset the ring.")
         while self._at != head and len(found) < limit:
             self._take_entry(head, found)
         return found
@@ -124,11 +127,13 @@ class Ring:
 
     def complete(self, completions: Sequence[Completion]) -> None:
         """Answer open commands; the tags are their ids. The kernel is to be told once, afterwards. Raises
-        NoSuchCommandError, and answers none from there on.
+        NoSuchCommandError, and answers none from there on; RingError, as `take`.
 
         Data-in that is longer than the command's buffer is cut; what it leaves of the buffer is zeroed,
         because it has data of earlier commands, perhaps of other initiators.
         """
+        if self._open:
+            self._check_tail()
         for cmd_id, status, payload, _ in completions:
             iovecs = self._iovecs(cmd_id)
             if status == CHECK_CONDITION:
@@ -152,6 +157,14 @@ class Ring:
     def _check(self, offset: int) -> None:
         if offset >= self._ring_bytes or offset % 8:
             raise RingError(f"Head or tail is {offset}, in a ring of {self._ring_bytes} bytes.")
+
+    def _check_tail(self) -> None:
+        """After a reset that is not ours the entries are others: an answer would be for no command or, worse,
+        for a new one.
+        """
+        tail = self._words[TAIL_WORD]
+        if tail != self._tail:
+            raise RingError(f"Tail is {tail} and not {self._tail}: somebody else has reset the ring.")
 
     def _take_entry(self, head: int, found: list[Command | TaskManagement]) -> None:
         offset, at = self._at, self._ring_at + self._at
@@ -185,7 +198,7 @@ class Ring:
         if self._places:
             self._places[-1] = (self._places[-1][0], self._at)
         else:
-            self._words[TAIL_WORD] = self._at
+            self._tail = self._words[TAIL_WORD] = self._at
 
     def _iovecs(self, cmd_id: int) -> Iovecs:
         iovecs = self._open.get(cmd_id)
@@ -203,7 +216,7 @@ class Ring:
             memory[at + SENSE_AT : at + SENSE_AT + SENSE_BYTES] = sense.ljust(SENSE_BYTES, b"\0")
         del self._open[cmd_id]
         # Last: from here on the kernel may read the answer.
-        self._words[TAIL_WORD] = tail
+        self._tail = self._words[TAIL_WORD] = tail
 
     def _scatter(self, iovecs: Iovecs, payload: Buffer) -> tuple[int, int]:
         """Copy data-in to its buffer, zeros behind it; (bytes of data-in, bytes of the buffer)."""

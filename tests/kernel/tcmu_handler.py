@@ -8,12 +8,14 @@ import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Final
 
 from iscsi_rp.block import MemoryDevice
 from iscsi_rp.device import WRITE, Done, Io
 from iscsi_rp.frontend.lio import Backstore, Desired, Loopback, Owned, apply, disk_of, ensure, plan, port_naa
+from iscsi_rp.frontend.tcmu_device import TcmuDevice
 from iscsi_rp.frontend.tcmu_server import TcmuServer
 from iscsi_rp.scsi import Identity, LogicalUnit
 
@@ -103,6 +105,33 @@ async def broken(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str)
     store.go_on()
     assert await asyncio.to_thread(process.wait, 20) == 0
     assert await asyncio.to_thread(first_byte, disk) == 1
+
+
+def _is_gone(server: TcmuServer, device: TcmuDevice) -> bool:
+    return device not in server.devices(NAME)
+
+
+async def reset(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:
+    """Somebody else has the kernel reset the ring, while a write is in the store and after."""
+    for number in (1, 2):
+        store.holding = True
+        process = write(disk, number)
+        await until(lambda: store.waiting)
+        (device,) = server.devices(NAME)
+        for file, value in (("block_dev", "1"), ("reset_ring", "1"), ("block_dev", "0")):
+            (device.place.configfs / "action" / file).write_text(value)
+        if number == 1:
+            store.go_on()  # its answer is late
+        else:
+            # What comes next is what tells.
+            other = asyncio.create_task(asyncio.to_thread(first_byte, disk, 1))
+            await until(partial(_is_gone, server, device))
+            store.go_on()
+            assert await other == 0
+        assert await asyncio.to_thread(process.wait, 20) == 0
+        assert await asyncio.to_thread(first_byte, disk) == number
+        assert _is_gone(server, device)
+        await until(lambda: server.devices(NAME))
 
 
 async def busy(server: TcmuServer, unit: LogicalUnit, store: Store, disk: str) -> None:

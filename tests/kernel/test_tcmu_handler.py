@@ -11,6 +11,8 @@ from tests.kernel.guest import CHECKOUT, Guest
 pytestmark = pytest.mark.kernel
 
 
-@pytest.mark.parametrize("story", ["withdrawn", "broken", "busy", "busy_and_blocked", "twice", "overrun"])
+@pytest.mark.parametrize(
+    "story", ["withdrawn", "broken", "reset", "busy", "busy_and_blocked", "twice", "overrun"]
+)
 def test_the_handler(guest: Guest, story: str) -> None:
     guest.shell('cd "$1" && "$2" -m tests.kernel.tcmu_handler "$3"', str(CHECKOUT), sys.executable, story)

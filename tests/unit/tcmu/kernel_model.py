@@ -119,10 +119,13 @@ class Kernel:
             self.cleaned = (self.cleaned + (length_op & ~7)) % self.ring_bytes
         return finished
 
-    def reset(self) -> None:
+    def reset(self, where: int | None = None) -> None:
+        """Head and tail go to `where`, or tail to head."""
         for command in self.open.values():
             self.free |= set(command.blocks)
         self.open.clear()
+        if where is not None:
+            struct.pack_into("=I", self.memory, 12, where)
         struct.pack_into("=I", self.memory, 64, self.head)
         self.cleaned = self.head
 

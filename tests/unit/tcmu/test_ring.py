@@ -120,7 +120,7 @@ PLANTS = [
     ("_answer", "popleft", "pop"),
     ("_skip", "self._places[-1] = (self._places[-1][0], self._at)", "self._words[TAIL_WORD] = self._at"),
     ("_skip", "self._places[-1] = (self._places[-1][0], self._at)", "pass"),
-    ("_skip", "self._words[TAIL_WORD] = self._at", "pass"),
+    ("_skip", "self._tail = self._words[TAIL_WORD] = self._at", "pass"),
     ("_take_entry", "end % self._ring_bytes", "end"),
     ("complete", "0 < moved < buffer_bytes", "False"),
     ("complete", "payload[:SENSE_BYTES]", "payload[:4]"),
@@ -207,6 +207,34 @@ def test_after_a_reset_a_new_ring_begins_where_the_kernel_does() -> None:
     assert [entry[0] for entry in taken(ring)] == [again]
     ring.complete([good(again, b"abc")])
     assert kernel.clean() == [finished(again, b"abc")]
+
+
+@pytest.mark.parametrize("where", [None, 0], ids=["to head", "to zero"])
+@pytest.mark.parametrize("answered", [0, 1])
+def test_a_reset_by_somebody_else_is_noticed_before_anything_is_answered(
+    where: int | None, answered: int
+) -> None:
+    kernel = Kernel()
+    ring = Ring(kernel.memory)
+    open_ones = [kernel.queue(READ, data_in=3) for _ in range(3)]
+    taken(ring)
+    ring.complete([good(cmd_id) for cmd_id in open_ones[:answered] if cmd_id is not None])
+    kernel.clean()
+    kernel.reset(where)
+    before = bytes(kernel.memory)
+    late = open_ones[-1]
+    assert late is not None
+    if answered or where is None:  # else tail is where it was, and only head tells
+        with pytest.raises(RingError, match="somebody else has reset the ring"):
+            ring.complete([good(late)])
+    with pytest.raises(RingError, match="somebody else has reset the ring"):
+        ring.take(10)
+    assert bytes(kernel.memory) == before
+    again = kernel.queue(READ)
+    with pytest.raises(RingError, match="somebody else has reset the ring"):
+        ring.take(10)
+    ring.release()
+    assert [entry[0] for entry in taken(Ring(kernel.memory))] == [again]
 
 
 @pytest.mark.parametrize(
