@@ -18,6 +18,7 @@ from iscsi_rp.cli.host import host
 from iscsi_rp.cli.image import image
 from iscsi_rp.cli.initiator import initiator
 from iscsi_rp.cli.lio import lio
+from iscsi_rp.cli.pki import pki
 from iscsi_rp.cli.recover import recover_production
 from iscsi_rp.cli.session import session
 from iscsi_rp.cli.site import Site
@@ -104,6 +105,7 @@ for command in (
     access,
     lio,
     host,
+    pki,
     config,
     array,
     appliance,

@@ -140,6 +140,8 @@ def _default_state() -> Path:
 
 class Config(Section):
     state: Path = Field(default_factory=_default_state)
+    pki: Path | None = None
+    "The folder of certificates. None: `pki` below the state, from where a relative path counts, too."
     array: ArrayConfig = ArrayConfig()
     lio: LioConfig = LioConfig()
     appliance: ApplianceConfig = ApplianceConfig()
@@ -176,11 +178,15 @@ class Config(Section):
             return self.state / "replication.sock"
         return self.state / self.appliance.replication.removeprefix("unix:")
 
+    @property
+    def pki_folder(self) -> Path:
+        return self.state / (self.pki or "pki")
+
     def toml(self) -> str:
         """What is in force, defaults included, as a file that could be loaded."""
-        values = self.model_dump(mode="json")
+        values = self.model_dump(mode="json") | {"pki": str(self.pki_folder)}
         values["appliance"]["replication"] = f"unix:{self.replication_socket}"
-        lines = [f"state = {json.dumps(values.pop('state'))}"]
+        lines = [f"{key} = {json.dumps(values.pop(key))}" for key in ("state", "pki")]
         for table, keys in values.items():
             lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in keys.items())]
         return "\n".join(lines) + "\n"

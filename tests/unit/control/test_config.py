@@ -35,6 +35,7 @@ def test_without_a_file_everything_has_a_default() -> None:
     assert config.array_socket == config.state / "array" / "api.sock"
     assert config.appliance_socket == config.state / "appliance" / "api.sock"
     assert config.replication_socket == config.state / "replication.sock"
+    assert config.pki_folder == config.state / "pki"
 
 
 @pytest.mark.parametrize(("user", "expected"), [(0, "/var/lib/iscsi-rp"), (1000, "home/iscsi-rp")])
@@ -50,6 +51,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
         tmp_path / "c.toml",
         """
         state = "state"
+        pki = "certificates"
         [array]
         name = "sp-a"
         iqn = "iqn.2001-04.com.example:storage:disk2"
@@ -63,6 +65,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     )
     config = load_config(path)
     assert config.state == tmp_path / "state"
+    assert config.pki_folder == tmp_path / "state" / "certificates"
     assert config.array.portals == [Portal("10.0.0.1", 3260), Portal("::1", 13260)]
     assert [str(portal) for portal in config.array.portals] == ["10.0.0.1:3260", "[::1]:13260"]
     assert config.array.split_timeout_s == 3.0
@@ -91,6 +94,7 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     again = load_config(write(tmp_path / "c.toml", config.toml()))
     assert tomllib.loads(again.toml()) == tomllib.loads(config.toml())
     assert again.replication_socket == config.replication_socket
+    assert again.pki_folder == config.pki_folder
 
 
 @pytest.mark.parametrize(
@@ -98,7 +102,7 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     [
         ('[array]\n\nportal = ["x"]', "FILE:3: array.portal: unknown key, did you mean 'portals'?"),
         ("[aray]\n", "FILE:1: aray: unknown key, did you mean 'array'?"),
-        ("colour = 1", "FILE:1: colour: unknown key, known are state, array, lio, appliance"),
+        ("colour = 1", "FILE:1: colour: unknown key, known are state, pki, array, lio, appliance"),
         ('[appliance]\nname = "x"\n[array]\nname = "X Y"', "FILE:4: array.name: "),
         ('[array]\nportals = ["nowhere"]', "FILE:2: array.portals: 'nowhere' is not a portal"),
         ('[array]\nportals = ["::1:3260"]', "FILE:2: array.portals: '::1:3260' is not a portal"),
@@ -132,6 +136,10 @@ def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     (tmp_path / "latin.toml").write_bytes(b"state = '\xe9'")
     with pytest.raises(ConfigError, match="not UTF-8"):
         load_config(tmp_path / "latin.toml")
+
+
+def test_the_folder_of_certificates_may_be_elsewhere(tmp_path: Path) -> None:
+    assert load_config(write(tmp_path / "c.toml", 'pki = "/etc/pki/rp"')).pki_folder == Path("/etc/pki/rp")
 
 
 def test_two_ports_of_the_systems_choice_are_not_the_same() -> None:
