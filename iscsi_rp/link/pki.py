@@ -295,7 +295,7 @@ class Authority:
 
 
 def _load(path: Path, authority: x509.Certificate | None) -> x509.Certificate:
-    """A certificate that `authority` has signed, or, with None, itself. Raises PkiFileError, DamagedFileError."""
+    """A certificate that `authority` has signed, or with None itself."""
     with undamaged(path):
         certificate = x509.load_pem_x509_certificate(read(path))
         certificate.verify_directly_issued_by(authority or certificate)

@@ -6,6 +6,7 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 
 from iscsi_rp.errors import Error
@@ -35,11 +36,14 @@ def write(*files: tuple[Path, bytes, int]) -> None:
 
     All are written before the first is put in place, so a full disk changes nothing. Raises PkiFileError.
     """
+    for folder in {path.parent for path, _, _ in files}:
+        with typed(f"cannot write {folder}"):
+            for left in folder.glob(".*.new"):  # by a process that was killed
+                left.unlink()
     news = [path.with_name(f".{path.name}.new") for path, _, _ in files]
     try:
         for new, (path, data, mode) in zip(news, files, strict=True):
             with typed(f"cannot write {path}"):
-                new.unlink(missing_ok=True)  # of one that was interrupted
                 _write_new(new, data, mode)
         for new, (path, _, _) in zip(news, files, strict=True):
             with typed(f"cannot write {path}"):
@@ -103,5 +107,5 @@ def undamaged(path: Path) -> Iterator[None]:
         yield
     except InvalidSignature as error:
         raise DamagedFileError(f"{path} is damaged: the authority has not signed this") from error
-    except (ValueError, TypeError, UnsupportedAlgorithm) as error:
-        raise DamagedFileError(f"{path} is damaged: {error}") from error
+    except (ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion) as error:
+        raise DamagedFileError(f"{path} is damaged, or not what its name says") from error
