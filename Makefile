@@ -53,8 +53,8 @@ lab: ## the scenarios of vagrant/, provisioned and run in two guests (4 minutes)
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
 
-crash: setup ## kill -9 of array and appliance under load: KILLS=10
-	$(PYTHON) -m tests.crash --kills $(KILLS)
+crash: setup ## kill -9 of array and appliance under load: KILLS=10, TLS=1 between them
+	$(PYTHON) -m tests.crash --kills $(KILLS) $(if $(TLS),--tls)
 
 bench: setup ## against Debian's tgt, on like disks: QUICK=1 for a smoke test
 	$(PYTHON) -m tests.bench $(if $(QUICK),--quick)

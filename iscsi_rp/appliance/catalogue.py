@@ -34,6 +34,8 @@ CREATE TABLE deleted_copy (
 """
 "What deleted groups left. They have no claim to volumes any more."
 
+_OWNER: Final = "ALTER TABLE consistency_group ADD COLUMN array_name TEXT NOT NULL DEFAULT '';"
+
 
 @dataclass(frozen=True, slots=True)
 class ReplicationSet:
@@ -65,6 +67,8 @@ class Group:
     directory: Path
     "Of journal and base."
     sets: tuple[ReplicationSet, ...]
+    array_name: str
+    "Of the array that has its volumes: from another machine only who proves to be it may touch the group."
     access: Access | None = None
     lost: bool = False
     "The journal lost what was not durable, and may not have been able to note that itself."
@@ -94,7 +98,7 @@ class Catalogue:
     @classmethod
     def open(cls, path: Path) -> Self:
         """See `Database.open` for the errors."""
-        return cls(Database.open(path, (_SCHEMA, _DELETED)))
+        return cls(Database.open(path, (_SCHEMA, _DELETED, _OWNER)))
 
     def close(self) -> None:
         self._database.close()
@@ -103,7 +107,8 @@ class Catalogue:
         """By name."""
         with self._database.transaction() as db:
             rows = db.execute(
-                "SELECT group_id, name, journal_bytes, directory, lost FROM consistency_group ORDER BY name"
+                "SELECT group_id, name, journal_bytes, directory, array_name, lost FROM consistency_group"
+                " ORDER BY name"
             ).fetchall()
             return [
                 Group(
@@ -112,10 +117,11 @@ class Catalogue:
                     journal_bytes,
                     Path(directory),
                     _sets(db, group_id),
+                    array_name,
                     _access(db, group_id),
                     bool(lost),
                 )
-                for group_id, name, journal_bytes, directory, lost in rows
+                for group_id, name, journal_bytes, directory, array_name, lost in rows
             ]
 
     def add_group(self, group: Group) -> None:
@@ -123,8 +129,8 @@ class Catalogue:
         try:
             with self._database.transaction() as db:
                 db.execute(
-                    "INSERT INTO consistency_group VALUES (?, ?, ?, ?, 0)",
-                    (group.group_id, group.name, group.journal_bytes, str(group.directory)),
+                    "INSERT INTO consistency_group VALUES (?, ?, ?, ?, 0, ?)",
+                    (group.group_id, group.name, group.journal_bytes, str(group.directory), group.array_name),
                 )
                 db.executemany(
                     "INSERT INTO replication_set VALUES (?, ?, ?, ?, ?, ?, ?, ?)",

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import structlog
 
@@ -14,6 +15,11 @@ from iscsi_rp.control.notify import serve_until
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer, portal_name
+from iscsi_rp.link.connection import Way
+from iscsi_rp.link.credentials import Credentials
+from iscsi_rp.link.local import LocalSocket
+from iscsi_rp.link.pki import Identity, Role
+from iscsi_rp.link.tls import Tls
 
 _log = structlog.get_logger(__name__)
 
@@ -29,7 +35,7 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         stack.callback(catalogue.close)
         server = IscsiServer()
         stack.push_async_callback(server.close, 1.0)
-        service = Service(config.appliance.name, state, catalogue, server, config.replication_socket)
+        service = Service(config.appliance.name, state, catalogue, server, _way(config))
         for portal in config.appliance.portals:
             host, port = await server.listen(portal.host, portal.port)
             service.portals.append(portal_name(host, port))
@@ -41,6 +47,14 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         stack.push_async_callback(api.stop)
         _log.info("appliance serves", name=config.appliance.name, portals=service.portals)
         await serve_until(stop)
+
+
+def _way(config: Config) -> Way:
+    at = config.replication
+    if isinstance(at, Path):
+        return LocalSocket(at)
+    credentials = Credentials(config.pki_folder, Identity(Role.APPLIANCE, config.appliance.name))
+    return Tls(at.host, at.port, credentials)
 
 
 def main(config: Config) -> int:

@@ -1,15 +1,17 @@
-"""The appliance's end of the replication socket: what each connection is for, and which arrays are there."""
+"""The appliance's end of the replication protocol: what each link is for, and which arrays are there."""
 
-from collections.abc import Callable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 
 import structlog
 
 from iscsi_rp.appliance.group import Group
 from iscsi_rp.appliance.receiver import Session
-from iscsi_rp.clock import utc_ns
+from iscsi_rp.clock import monotonic_s, utc_ns
+from iscsi_rp.control import models
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
-from iscsi_rp.link.connection import Link, Listener
+from iscsi_rp.link.connection import Link, Listener, Way
+from iscsi_rp.link.pki import Role
+from iscsi_rp.link.tls import REFUSED_S, PeerError
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.messages import Alert, Announce, GroupInfo, Groups, Hello, VolumeInfo, parse
 
@@ -34,12 +36,14 @@ class GroupLink:
 class Links:
     """All connections of arrays to this appliance."""
 
-    def __init__(self, path: Path, cluster_id: str, name: str, groups: Callable[[], Sequence[Group]]) -> None:
+    def __init__(self, way: Way, cluster_id: str, name: str, groups: Callable[[], Sequence[Group]]) -> None:
         self._cluster_id = cluster_id
         self._name = name
         self._groups = groups
-        self._listener = Listener(path, self._frames, self._lost)
+        self._listener = Listener(way, self._frames, self._lost)
         self._arrays: dict[Link, ArrayLink] = {}
+        self._impostor: tuple[float, str] | None = None
+        "When (monotonic, seconds) one was refused, and what to say of it."
 
     async def start(self) -> None:
         """Raises ConflictError when another appliance listens there."""
@@ -55,12 +59,24 @@ class Links:
         """Names of the arrays that are connected."""
         return sorted(each.announce.name for each in self._arrays.values())
 
-    def find_volume(self, name: str) -> tuple[str, VolumeInfo]:
-        """The array's id and the volume of that name. Raises NotFoundError, or ConflictError where several
-        have it.
+    def alerts(self) -> Iterator[models.Alert]:
+        trouble = self._listener.way.trouble
+        if self._impostor and monotonic_s() - self._impostor[0] < REFUSED_S:
+            trouble = self._impostor[1]
+        if trouble:
+            yield models.Alert(
+                code="array-link",
+                text=f"link to the arrays: {trouble}",
+                next_step="docs/pki.md says which certificate each needs, `iscsi-rp pki list` which hold.",
+            )
+
+    def find_volume(self, name: str) -> tuple[Announce, VolumeInfo]:
+        """What its array has announced, and the volume of that name.
+
+        Raises NotFoundError, or ConflictError where several have it.
         """
         found = [
-            (each.announce.array_id, volume)
+            (each.announce, volume)
             for each in self._arrays.values()
             for volume in each.announce.volumes
             if volume.name == name
@@ -86,6 +102,7 @@ class Links:
             GroupInfo(id=row.group_id, name=row.name, volumes=[each.volume_uuid for each in row.sets])
             for row in (group.row for group in self._groups())
             if all(each.array_id == array.announce.array_id for each in row.sets)
+            and (link.identity is None or link.identity.name == row.array_name)
         ]
         message = Groups(cluster_id=self._cluster_id, name=self._name, groups=groups)
         link.send(wire.frame(wire.GROUPS, payload=message.encode()))
@@ -110,10 +127,20 @@ class Links:
                 )
 
     def _announced(self, link: Link, announce: Announce) -> None:
-        for other, array in list(self._arrays.items()):
-            if other is not link and array.announce.array_id == announce.array_id:
-                del self._arrays[other]
-                other.close("the array connected again")
+        same = [
+            other
+            for other, array in self._arrays.items()
+            if other is not link and array.announce.array_id == announce.array_id
+        ]
+        reason = _impostor(link, announce.name)
+        if not reason and any(other.identity != link.identity for other in same):
+            reason = f"another array than {link.identity} is connected by its id"
+        if reason:
+            self._refuse(link, PeerError(reason))
+            return
+        for other in same:
+            del self._arrays[other]
+            other.close("the array connected again")
         self._arrays[link] = link.context = ArrayLink(announce)
         self._tell(link, self._arrays[link])
 
@@ -122,16 +149,35 @@ class Links:
             group = next((each for each in self._groups() if each.row.group_id == hello.group), None)
             if group is None:
                 raise NotFoundError("this appliance has no such group")
+            if reason := _impostor(link, group.row.array_name):
+                raise PeerError(reason)
+            if any(each.array_id != hello.array_id for each in group.row.sets):
+                raise PeerError("the group is another array's")
             if not group.running:
                 raise ConflictError("the group's journal cannot be used")
             link.context = GroupLink(group, group.receiver.hello(link, hello, utc_ns()))
         except Error as error:
             _log.warning("session refused", group=hello.group, reason=error.message)
-            alert = Alert(code=type(error).__name__, text=error.message[:1000])
-            link.send(wire.frame(wire.REFUSED, payload=alert.encode()))
-            link.close(error.message)
+            self._refuse(link, error)
+
+    def _refuse(self, link: Link, error: Error) -> None:
+        alert = Alert(code=type(error).__name__, text=error.message[:1000])
+        link.send(wire.frame(wire.REFUSED, payload=alert.encode()))
+        link.close(error.message)
+        if isinstance(error, PeerError):
+            self._impostor = monotonic_s(), error.message
 
     def _lost(self, link: Link, reason: str) -> None:
         self._arrays.pop(link, None)
         if isinstance(link.context, GroupLink):
             link.context.group.receiver.lost(link.context.session, reason)
+
+
+def _impostor(link: Link, array: str) -> str | None:
+    """Why this peer may not speak for the array of that name. On a Unix socket file permissions have said who
+    may come.
+    """
+    identity = link.identity
+    if identity is None or (identity.role is Role.ARRAY and identity.name == array):
+        return None
+    return f"{identity} speaks for array {array}"

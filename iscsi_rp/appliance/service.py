@@ -39,7 +39,8 @@ from iscsi_rp.control.jobs import Jobs, Progress
 from iscsi_rp.control.models import Alert, Job
 from iscsi_rp.errors import ConflictError, Error, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
-from iscsi_rp.replication.messages import VolumeInfo
+from iscsi_rp.link.connection import Way
+from iscsi_rp.replication.messages import Announce, VolumeInfo
 from iscsi_rp.units import format_size
 
 CONNECT_S: Final = 5.0
@@ -56,7 +57,7 @@ class Service:
     """Implements `control.appliance_api.ApplianceService` over the daemon's parts."""
 
     def __init__(
-        self, name: str, state: Path, book: catalogue.Catalogue, server: IscsiServer, links_path: Path
+        self, name: str, state: Path, book: catalogue.Catalogue, server: IscsiServer, way: Way
     ) -> None:
         self._name = name
         self._state = state
@@ -66,7 +67,7 @@ class Service:
         "By name."
         self._access: dict[str, Access] = {}
         "By group name."
-        self.links = Links(links_path, book.cluster_id, name, lambda: list(self.groups.values()))
+        self.links = Links(way, book.cluster_id, name, lambda: list(self.groups.values()))
         self._jobs = Jobs()
         self._changing = asyncio.Lock()
         self.portals: list[str] = []
@@ -145,7 +146,7 @@ class Service:
             self.links.tell()
             return self._status(group)
 
-    async def _announced(self, name: str) -> tuple[str, VolumeInfo]:
+    async def _announced(self, name: str) -> tuple[Announce, VolumeInfo]:
         """The array and the volume; an array that has just started or made it may not have said so yet."""
         began_s = monotonic_s()
         while True:
@@ -157,8 +158,9 @@ class Service:
                     raise
             await asyncio.sleep(POLL_S)
 
-    def _new_row(self, request: GroupCreate, found: list[tuple[str, VolumeInfo]]) -> catalogue.Group:
-        if len({array for array, _ in found}) > 1:
+    def _new_row(self, request: GroupCreate, found: list[tuple[Announce, VolumeInfo]]) -> catalogue.Group:
+        array = found[0][0]
+        if any(each.array_id != array.array_id for each, _ in found):
             raise ConflictError("the volumes of a group must be of one array")
         for group in self.groups.values():
             if taken := {each.volume_uuid for each in group.row.sets} & {volume.uuid for _, volume in found}:
@@ -169,17 +171,17 @@ class Service:
         sets = tuple(
             catalogue.ReplicationSet(
                 index,
-                array,
+                array.array_id,
                 volume.uuid,
                 volume.name,
                 volume.size,
                 volume.block_size,
                 copies / f"{volume.name}.img",
             )
-            for index, (array, volume) in enumerate(found)
+            for index, (_, volume) in enumerate(found)
         )
         directory = self._state / "groups" / group_id
-        return catalogue.Group(group_id, request.name, request.journal_bytes, directory, sets)
+        return catalogue.Group(group_id, request.name, request.journal_bytes, directory, sets, array.name)
 
     def _copies_of(self, group: str) -> Path:
         """Where its copies are, unless another folder was asked for."""
@@ -231,7 +233,10 @@ class Service:
             portals=self.portals,
             arrays=self.links.arrays,
             groups=await self.list_groups(),
-            alerts=[alert for group in self.groups.values() for alert in group.alerts.values()],
+            alerts=[
+                *self.links.alerts(),
+                *(alert for group in self.groups.values() for alert in group.alerts.values()),
+            ],
         )
 
     def _status(self, group: Group) -> GroupStatus:

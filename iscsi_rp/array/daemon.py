@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from pathlib import Path
 
 import structlog
 
@@ -21,6 +22,11 @@ from iscsi_rp.control.notify import serve_until
 from iscsi_rp.control.runtime import run_daemon
 from iscsi_rp.control.server import ApiServer
 from iscsi_rp.frontend import IscsiServer, portal_name
+from iscsi_rp.link.connection import Way
+from iscsi_rp.link.credentials import Credentials
+from iscsi_rp.link.local import LocalSocket
+from iscsi_rp.link.pki import Identity, Role
+from iscsi_rp.link.tls import Tls
 
 _log = structlog.get_logger(__name__)
 
@@ -49,9 +55,9 @@ async def run(config: Config, stop: asyncio.Event) -> None:
                 await volume.close()
 
         stack.push_async_callback(close_volumes)
-        protection = Protection(
-            catalogue, volumes, config.replication_socket, config.array.name, config.array.split_timeout_s
-        )
+        way = _way(config)
+        stack.push_async_callback(way.close)
+        protection = Protection(catalogue, volumes, way, config.array.name, config.array.split_timeout_s)
         stack.push_async_callback(protection.stop)
         # Splitters before portals: no write of a host may find a protected volume without one.
         await protection.start()
@@ -88,6 +94,14 @@ async def run(config: Config, stop: asyncio.Event) -> None:
         portals = [f"{portal.address} ({portal.processor})" for portal in service.portals]
         _log.info("array serves", name=config.array.name, portals=portals, iqn=config.array.iqn)
         await serve_until(stop)
+
+
+def _way(config: Config) -> Way:
+    at = config.replication
+    if isinstance(at, Path):
+        return LocalSocket(at)
+    credentials = Credentials(config.pki_folder, Identity(Role.ARRAY, config.array.name))
+    return Tls(at.host, at.port, credentials, Identity(Role.APPLIANCE, config.appliance.name))
 
 
 def main(config: Config) -> int:

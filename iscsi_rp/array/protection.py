@@ -5,7 +5,6 @@ them.
 import asyncio
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from typing import Final
 
 import structlog
@@ -15,9 +14,9 @@ from iscsi_rp.array.session import RETRY_S, GroupSession
 from iscsi_rp.array.volumes import ServedVolume
 from iscsi_rp.control.array_models import VolumeKind
 from iscsi_rp.errors import ConflictError, Error
-from iscsi_rp.link.connection import Link, connect
+from iscsi_rp.link.connection import Link, Way, connect
 from iscsi_rp.replication import frames as wire
-from iscsi_rp.replication.messages import Announce, GroupInfo, Groups, Hello, VolumeInfo, parse
+from iscsi_rp.replication.messages import Alert, Announce, GroupInfo, Groups, Hello, VolumeInfo, parse
 from iscsi_rp.splitter.group import GroupSplitter, Volume, load_maps
 from iscsi_rp.splitter.map_file import MapFile
 
@@ -56,24 +55,28 @@ class Protection:
         self,
         catalogue: Catalogue,
         volumes: Mapping[str, ServedVolume],
-        socket: Path,
+        way: Way,
         name: str,
         split_timeout_s: float,
     ) -> None:
         """`volumes` are by UUID, and change while this lives."""
         self._catalogue = catalogue
         self._volumes = volumes
-        self._socket = socket
+        self.way = way
         self._name = name
         self._split_timeout_s = split_timeout_s
         self.groups: dict[str, ProtectedGroup] = {}
         "By group id."
         self.appliance: str | None = None
         "Name of the appliance that is connected."
+        self.link_error: str | None = None
+        "Why none is."
         self.conflicts: dict[str, str] = {}
         "Group name to why it could not be attached."
         self._link: Link | None = None
         self._lost = asyncio.Event()
+        self._heard = False
+        "The appliance has answered on this link."
         self.changing = asyncio.Lock()
         "Held while groups are attached or detached, and by whoever needs that none is."
         self._tasks: set[asyncio.Task[None]] = set()
@@ -112,12 +115,17 @@ class Protection:
     async def _run(self) -> None:
         attempt = 0
         while True:
-            with contextlib.suppress(Error):
-                self._link = await connect(self._socket, self._frames, self._on_lost)
-                attempt = 0
+            try:
+                self._link = await connect(self.way, self._frames, self._on_lost)
+            except Error as error:
+                self.link_error = error.message
+            else:
                 self._lost.clear()
+                self._heard = False
                 self.announce()
                 await self._lost.wait()
+                if self._heard:
+                    attempt = 0
             await asyncio.sleep(RETRY_S[min(attempt, len(RETRY_S) - 1)])
             attempt += 1
 
@@ -136,13 +144,19 @@ class Protection:
         if link is self._link:
             self._link = None
             self.appliance = None
+            self.link_error = reason
             self._lost.set()
 
     def _frames(self, link: Link, frames: Sequence[wire.Frame]) -> None:
         for frame in frames:
+            if frame[0] == wire.REFUSED:
+                link.close(f"the appliance refuses: {parse(Alert, frame[6]).text}")
+                return
             if frame[0] != wire.GROUPS:
                 raise wire.RemoteProtocolError(f"a frame of type {frame[0]} on a management connection")
             groups = parse(Groups, frame[6])
+            self._heard = True
+            self.link_error = None
             self.appliance = groups.name
             task = asyncio.create_task(self._reconcile(groups))
             self._tasks.add(task)
@@ -201,7 +215,7 @@ class Protection:
             await volume.exchanged(device)
         group.session = GroupSession(
             splitter,
-            self._socket,
+            self.way,
             self._hello_maker(attachment),
             lambda position: self._block(group, position),
             lambda: self._unblock(group),

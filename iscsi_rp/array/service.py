@@ -273,6 +273,7 @@ class Service:
             volumes=await self.list_volumes(),
             groups=[splitter_status(group, self._protection) for group in self._protection.groups.values()],
             sessions=await self.list_sessions(),
+            appliance=self._protection.appliance,
             refused_logins=refused_model(self._server.logins),
             kernel=kernel,
             alerts=[

@@ -5,14 +5,13 @@ ends.
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable, Sequence
-from pathlib import Path
 from typing import Final
 
 import structlog
 
 from iscsi_rp.array.restore import Restore
 from iscsi_rp.errors import Error
-from iscsi_rp.link.connection import Link, connect
+from iscsi_rp.link.connection import Link, Way, connect
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.messages import Alert, Hello, VolumeInfo, Welcome, parse, parse_regions
 from iscsi_rp.replication.regions import KEY_SHIFT
@@ -36,13 +35,13 @@ class GroupSession:
     def __init__(
         self,
         splitter: GroupSplitter,
-        socket: Path,
+        way: Way,
         hello: Callable[[bool, list[VolumeInfo]], Hello],
         block: Callable[[int], Awaitable[None]],
         unblock: Callable[[], Awaitable[None]],
     ) -> None:
         self.splitter = splitter
-        self._socket = socket
+        self._way = way
         self._hello = hello
         self._block = block
         self._unblock = unblock
@@ -70,7 +69,7 @@ class GroupSession:
         attempt = 0
         while True:
             try:
-                self._link = await connect(self._socket, self._frames, self._on_lost)
+                self._link = await connect(self._way, self._frames, self._on_lost)
             except Error as error:
                 self.splitter.last_error = error.message
             else:

@@ -88,6 +88,12 @@ def array_alerts(volumes: Iterable[ServedVolume], protection: Protection) -> Ite
             yield _offline(volume.row.name, volume.error, group)
     for group in groups:
         yield from _group_alerts(group)
+    if protection.way.remote and (trouble := protection.link_error or protection.way.trouble):
+        yield Alert(
+            code="appliance-link",
+            text=f"link to the appliance: {trouble}",
+            next_step="See that the appliance runs, and what `iscsi-rp status` says on its machine.",
+        )
     for name, reason in protection.conflicts.items():
         yield Alert(
             code="cannot-attach",

@@ -26,11 +26,17 @@ class Site:
 
     @cached_property
     def array(self) -> ArrayClient:
-        return ArrayClient(self.config.array_socket)
+        return ArrayClient(self.config.array_socket, self._elsewhere)
 
     @cached_property
     def appliance(self) -> ApplianceClient:
-        return ApplianceClient(self.config.appliance_socket)
+        return ApplianceClient(self.config.appliance_socket, self._elsewhere)
+
+    @property
+    def _elsewhere(self) -> str | None:
+        if not self.config.is_alone:
+            return None
+        return "It runs on another machine of the site, and so does this command."
 
     def close(self) -> None:
         """Ends the connections that were made."""

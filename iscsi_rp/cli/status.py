@@ -24,6 +24,8 @@ def status(site: Site, as_json: bool) -> None:
     """Show array, appliance, volumes, groups and alerts."""
     array, array_error = _ask(site.array.status)
     appliance, appliance_error = _ask(site.appliance.status)
+    if site.config.is_alone and (array or appliance):
+        array_error = appliance_error = None
     if as_json:
         print_json({"array": array, "appliance": appliance})
     else:
@@ -50,6 +52,8 @@ def _print(array: ArrayStatus | None, appliance: ApplianceStatus | None) -> None
         if array.refused_logins.last:
             print_facts([("refused logins", _refused(array.refused_logins))])
         print_volumes(array.volumes)
+        if appliance is None and array.appliance:
+            print_facts([("appliance", f"{array.appliance}, on another machine, connected")])
     if appliance is not None:
         arrays = ", ".join(appliance.arrays) or "no array"
         print_facts(

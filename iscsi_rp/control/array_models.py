@@ -241,6 +241,8 @@ class ArrayStatus(Answer):
     volumes: list[Volume]
     groups: list[SplitterStatus]
     sessions: list[Session]
+    appliance: str | None = None
+    "Name of the appliance that is connected."
     refused_logins: RefusedLogins = RefusedLogins()
     kernel: KernelTarget | None = None
     "None: no volume is shown by it."

@@ -48,8 +48,10 @@ class ApiClient:
 
     daemon: ClassVar[str]
 
-    def __init__(self, socket_path: Path) -> None:
+    def __init__(self, socket_path: Path, elsewhere: str | None = None) -> None:
+        """`elsewhere` is the hint where the daemon does not run on this machine."""
         self._path = socket_path
+        self._elsewhere = elsewhere
         self._http = httpx.Client(
             base_url="http://daemon",
             # Plain HTTP on this one socket: no proxies, and no time spent on reading certificates.
@@ -120,7 +122,8 @@ class ApiClient:
         reason = str(error) or type(error).__name__
         return UnreachableError(
             f"the {self.daemon} does not answer at {self._path} ({reason})",
-            hint="Start it by `iscsi-rp up`, or say by --state or --config where it lives.",
+            hint=self._elsewhere
+            or "Start it by `iscsi-rp up`, or say by --state or --config where it lives.",
         )
 
 

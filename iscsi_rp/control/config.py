@@ -86,8 +86,12 @@ def check_iscsi_name(text: str) -> str:
 
 
 def _check_address(text: str) -> str:
-    if not text.startswith("unix:") or not text.removeprefix("unix:"):
-        raise ValueError(f"{text!r} is not an address that is known: expected unix:PATH")
+    kind, _, rest = text.partition(":")
+    if kind == "tls":
+        if Portal.parse(rest).port == 0:
+            raise ValueError("the other machine has to know the port, so it cannot be 0")
+    elif kind != "unix" or not rest:
+        raise ValueError(f"{text!r} is not an address that is known: expected unix:PATH or tls:HOST:PORT")
     return text
 
 
@@ -129,7 +133,10 @@ class ApplianceConfig(Section):
     portals: Portals = [Portal("127.0.0.1", 3261)]
     "Where images are served."
     replication: Annotated[str, AfterValidator(_check_address)] | None = None
-    "Where the array's splitter reaches the appliance. None: `unix:replication.sock` below the state."
+    """Where the array's splitter reaches the appliance: `unix:PATH`, or `tls:HOST:PORT` between machines.
+
+    None: `unix:replication.sock` below the state.
+    """
 
 
 def _default_state() -> Path:
@@ -150,6 +157,7 @@ class Config(Section):
     def _portals_differ(self) -> Self:
         lists = self.array.portals, self.lio.portals, self.appliance.portals
         portals = [str(portal) for portals in lists for portal in portals]
+        portals += [address.removeprefix("tls:") for address in [self.appliance.replication] if address]
         for portal in portals:
             if not portal.endswith(":0") and portals.count(portal) > 1:
                 raise ValueError(f"the portal {portal} is given twice")
@@ -173,19 +181,28 @@ class Config(Section):
         return self.appliance_state / "api.sock"
 
     @property
-    def replication_socket(self) -> Path:
-        if self.appliance.replication is None:
-            return self.state / "replication.sock"
-        return self.state / self.appliance.replication.removeprefix("unix:")
-
-    @property
     def pki_folder(self) -> Path:
         return self.state / (self.pki or "pki")
+
+    @property
+    def replication(self) -> Path | Portal:
+        """A Unix socket, or where the appliance listens for other machines."""
+        address = self.appliance.replication or "unix:replication.sock"
+        kind, _, rest = address.partition(":")
+        return Portal.parse(rest) if kind == "tls" else self.state / rest
+
+    @property
+    def is_alone(self) -> bool:
+        """Only one of the two daemons has ever run here, and the other one is on another machine."""
+        return isinstance(self.replication, Portal) and not (
+            self.array_state.exists() and self.appliance_state.exists()
+        )
 
     def toml(self) -> str:
         """What is in force, defaults included, as a file that could be loaded."""
         values = self.model_dump(mode="json") | {"pki": str(self.pki_folder)}
-        values["appliance"]["replication"] = f"unix:{self.replication_socket}"
+        kind = "unix" if isinstance(self.replication, Path) else "tls"
+        values["appliance"]["replication"] = f"{kind}:{self.replication}"
         lines = [f"{key} = {json.dumps(values.pop(key))}" for key in ("state", "pki")]
         for table, keys in values.items():
             lines += ["", f"[{table}]", *(f"{key} = {_toml(value)}" for key, value in keys.items())]

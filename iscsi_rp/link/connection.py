@@ -5,18 +5,18 @@ Like the iSCSI front end it reads into one large buffer and hands over everythin
 
 import asyncio
 import contextlib
+import errno
 import socket
-import stat
 from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from iscsi_rp.errors import ConflictError, UnreachableError
+from iscsi_rp.errors import ConfigError, ConflictError, UnreachableError
+from iscsi_rp.link.pki import Identity
 from iscsi_rp.replication.frames import MAX_PAYLOAD, Frame, RemoteProtocolError, bytes_wanted, decode
 
 _BUFFER_BYTES: Final = 1 << 20
 _SOCKET_BUFFER_BYTES: Final = 4 << 20
-_CONNECT_TIMEOUT_S: Final = 2.0
+_CONNECT_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
 "For what is queued to be delivered when the appliance stops."
 MAX_UNSENT_BYTES: Final = 64 << 20
@@ -35,6 +35,8 @@ class Link(asyncio.BufferedProtocol):
         self.on_lost = on_lost
         self.context: Any = None
         "The owner's."
+        self.identity: Identity | None = None
+        "Who the peer has proved to be; on a Unix socket nobody has to."
         self._transport: asyncio.Transport | None = None
         self._buffer = bytearray(_BUFFER_BYTES)
         self._filled = 0
@@ -77,9 +79,10 @@ class Link(asyncio.BufferedProtocol):
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
         sock = transport.get_extra_info("socket")
-        for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
-            with contextlib.suppress(OSError):
-                sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_BYTES)
+        if sock.family == socket.AF_UNIX:  # TCP's grow by themselves, unless they are set
+            for option in (socket.SO_SNDBUF, socket.SO_RCVBUF):
+                with contextlib.suppress(OSError):
+                    sock.setsockopt(socket.SOL_SOCKET, option, _SOCKET_BUFFER_BYTES)
         transport.set_write_buffer_limits(high=MAX_UNSENT_BYTES)
 
     def get_buffer(self, sizehint: int) -> memoryview:
@@ -119,51 +122,64 @@ class Link(asyncio.BufferedProtocol):
         self.on_lost(self, self._reason)
 
 
+class Way(Protocol):
+    """How an array and an appliance reach each other; `str` of it says where."""
+
+    remote: bool
+    "It leads to another machine."
+
+    @property
+    def trouble(self) -> str | None:
+        """What an operator should know of it."""
+        ...
+
+    async def connect(self, link: Link) -> None:
+        """Raises OSError, or an Error that says why the other side is not who it should be."""
+        ...
+
+    async def listen(self, make: Callable[[], Link]) -> asyncio.Server:
+        """Each connection becomes a link that `make` made. Raises OSError, ConflictError."""
+        ...
+
+    async def close(self) -> None:
+        """Nothing connects or listens any more."""
+        ...
+
+
 async def connect(
-    path: Path, on_frames: Callable[[Link, list[Frame]], None], on_lost: Callable[[Link, str], None]
+    way: Way, on_frames: Callable[[Link, list[Frame]], None], on_lost: Callable[[Link, str], None]
 ) -> Link:
-    """Connect to the appliance's socket. Raises UnreachableError."""
-    loop = asyncio.get_running_loop()
+    """Connect to the appliance. Raises UnreachableError."""
+    link = Link(on_frames, on_lost)
     try:
         async with asyncio.timeout(_CONNECT_TIMEOUT_S):
-            _, link = await loop.create_unix_connection(lambda: Link(on_frames, on_lost), str(path))
-    except (OSError, TimeoutError) as error:
-        raise UnreachableError(f"no appliance answers at {path}: {error}") from None
+            await way.connect(link)
+    except TimeoutError:
+        raise UnreachableError(f"no appliance answers at {way} within {_CONNECT_TIMEOUT_S:.0f} s") from None
+    except OSError as error:
+        raise UnreachableError(f"no appliance answers at {way}: {error}") from None
     return link
 
 
 class Listener:
-    """The appliance's socket: every connection becomes a Link whose first frames say what it is for."""
+    """The appliance's end: every connection becomes a Link whose first frames say what it is for."""
 
     def __init__(
-        self, path: Path, on_frames: Callable[[Link, list[Frame]], None], on_lost: Callable[[Link, str], None]
+        self, way: Way, on_frames: Callable[[Link, list[Frame]], None], on_lost: Callable[[Link, str], None]
     ) -> None:
-        self._path = path
+        self.way = way
         self._on_frames = on_frames
         self._on_lost = on_lost
         self._links: set[Link] = set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
-        """Raises ConflictError when another appliance listens there."""
-        await self._remove_stale()
-        loop = asyncio.get_running_loop()
-        self._path.parent.mkdir(parents=True, exist_ok=True)
-        self._server = await loop.create_unix_server(self._accept, str(self._path))
-        self._path.chmod(0o600)
-
-    async def _remove_stale(self) -> None:
-        if not self._path.exists():
-            return
-        if not stat.S_ISSOCK(self._path.stat().st_mode):
-            raise ConflictError(f"{self._path} exists and is not a socket")
+        """Raises ConflictError when something else listens there, ConfigError when nothing can."""
         try:
-            link = await connect(self._path, lambda *_: None, lambda *_: None)
-        except UnreachableError:
-            self._path.unlink()
-            return
-        link.close("only looking")
-        raise ConflictError(f"another appliance listens at {self._path}")
+            self._server = await self.way.listen(self._accept)
+        except OSError as error:
+            kind = ConflictError if error.errno == errno.EADDRINUSE else ConfigError
+            raise kind(f"cannot listen at {self.way}: {error.strerror or error}") from error
 
     def _accept(self) -> Link:
         link = Link(self._on_frames, self._lost)
@@ -185,4 +201,4 @@ class Listener:
             except TimeoutError:
                 for link in list(self._links):
                     link.abort()
-            self._path.unlink(missing_ok=True)
+            await self.way.close()

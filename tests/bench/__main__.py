@@ -46,7 +46,7 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
         raise LoadError("no case of that name; names are like randread-4k-qd32-unsplit")
     size_bytes = QUICK_IMAGE_BYTES if options.quick else IMAGE_BYTES
     pairs = QUICK_PAIRS if options.quick else options.pairs
-    outcomes, fairness = _compare(chosen, also, size_bytes, directory, pairs)
+    outcomes, fairness = _compare(chosen, also, size_bytes, directory, pairs, options.tls)
     print("", *report.ratio_lines(outcomes), *fairness, sep="\n")
     report.write_json(outcomes)
     print(f"bench: cases {len(outcomes)} written to {report.RESULTS}")
@@ -54,7 +54,7 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
 
 
 def _compare(
-    chosen: list[cases.Case], also: list[str], size_bytes: int, directory: Path, pairs: int
+    chosen: list[cases.Case], also: list[str], size_bytes: int, directory: Path, pairs: int, tls: bool
 ) -> tuple[list[Outcome], list[str]]:
     """Each server has a file of its own, in the page cache as its own way of reading brings it there. Returns
     the outcomes, and a line about the fairness of many sessions where that was measured.
@@ -64,7 +64,7 @@ def _compare(
     images = [directory / name for name in ("tgt-image", "image")]
     for image in images:
         _preallocate(image, size_bytes)
-    tgt, ours = Tgt(images[0], directory), Ours(images[1], directory)
+    tgt, ours = Tgt(images[0], directory), Ours(images[1], directory, tls=tls)
     print(report.heading(), flush=True)
     try:
         tgt.start()
@@ -115,6 +115,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--directory", type=Path, default=Path("/var/tmp"), help="where the files go: a real disk"
     )
+    parser.add_argument("--tls", action="store_true", help="array and appliance as on two machines")
     parser.add_argument("--memory", action="store_true", help="instead: memory of both over 10 GiB of writes")
     parser.add_argument("--image-depth", action="store_true", help="instead: an image 100,000 writes back")
     return parser.parse_args()

@@ -13,9 +13,9 @@ JOURNAL_BYTES: Final = 8 << 30
 class Ours:
     """Array and appliance; `url` is the LUN on `image`, not split until `split`."""
 
-    def __init__(self, image: Path, directory: Path) -> None:
+    def __init__(self, image: Path, directory: Path, *, tls: bool = False) -> None:
         self._image = image
-        self.stack = Stack(directory)
+        self.stack = Stack(directory, tls=tls)
         self.url = ""
         self._is_split = False
 

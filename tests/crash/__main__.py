@@ -33,7 +33,7 @@ def main() -> int:
     options = _options()
     directory = Path(tempfile.mkdtemp(prefix="iscsi-rp-crash-", dir=options.directory))
     print(f"crash: seed {options.seed}, files in {directory}", flush=True)
-    trial = Trial(directory, options.seed)
+    trial = Trial(directory, options.seed, options.tls)
     whole = False
     try:
         trial.run(options.kills)
@@ -58,11 +58,11 @@ def main() -> int:
 class Trial:
     """One group of two volumes under load, and the kills."""
 
-    def __init__(self, directory: Path, seed: int) -> None:
+    def __init__(self, directory: Path, seed: int, tls: bool) -> None:
         self.kills = 0
         self.slowest_s = 0.0
         self.score = Score()
-        self.stack = Stack(directory)
+        self.stack = Stack(directory, tls=tls)
         self.history = History(list(SIZES.values()))
         self._random = random.Random(seed)
         self._writer: Writer | None = None
@@ -170,6 +170,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument(
         "--seed", type=int, default=time.time_ns() % 2**32, help="of the writes and the moments"
     )
+    parser.add_argument("--tls", action="store_true", help="array and appliance as on two machines")
     parser.add_argument("--directory", type=Path, help="where the files go")
     return parser.parse_args()
 

@@ -9,6 +9,7 @@ from iscsi_rp.control.client import ApplianceClient, ArrayClient
 from iscsi_rp.control.config import ApplianceConfig, ArrayConfig, Config, Portal
 from iscsi_rp.control.models import Job
 from iscsi_rp.errors import UnreachableError
+from iscsi_rp.link.pki import Authority, Identity, Role
 from tests.kit.processes import Daemon, ProcessError, free_ports, iscsi_rp
 
 IQN: Final = "iqn.2026-11.io.iscsi-rp:proof"
@@ -16,18 +17,28 @@ SPLIT_TIMEOUT_S: Final = 1.5
 
 
 class Stack:
-    """Both daemons over one state directory, which survives their deaths."""
+    """Both daemons over one state directory, which survives their deaths.
 
-    def __init__(self, directory: Path) -> None:
+    With `tls` they talk as they would from machine to machine.
+    """
+
+    def __init__(self, directory: Path, *, tls: bool = False) -> None:
         self.directory = directory
-        first, second, third = free_ports(3)
+        first, second, third, fourth = free_ports(4)
         array_portals = [Portal("127.0.0.1", first), Portal("127.0.0.1", second, sp=Processor.B)]
         appliance_portal = Portal("127.0.0.1", third)
         config = Config(
             state=directory / "state",
             array=ArrayConfig(iqn=IQN, portals=array_portals, split_timeout_s=SPLIT_TIMEOUT_S),
-            appliance=ApplianceConfig(portals=[appliance_portal]),
+            appliance=ApplianceConfig(
+                portals=[appliance_portal], replication=f"tls:127.0.0.1:{fourth}" if tls else None
+            ),
         )
+        self.pki = config.pki_folder
+        if tls:
+            authority = Authority.create(self.pki, "proof")
+            authority.issue(Identity(Role.ARRAY, config.array.name))
+            authority.issue(Identity(Role.APPLIANCE, config.appliance.name))
         path = directory / "iscsi-rp.toml"
         path.write_text(config.toml())
         self.portals = [str(portal) for portal in array_portals]

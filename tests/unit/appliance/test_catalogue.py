@@ -9,7 +9,7 @@ from iscsi_rp.errors import ConflictError, NotFoundError
 
 DATA = ReplicationSet(0, "array", "uuid-1", "data", 1 << 30, 512, Path("/c/data.img"))
 LOG = ReplicationSet(1, "array", "uuid-2", "log", 1 << 20, 512, Path("/c/log.img"))
-DB = Group("id-1", "db", 10 << 30, Path("/g/id-1"), (DATA, LOG))
+DB = Group("id-1", "db", 10 << 30, Path("/g/id-1"), (DATA, LOG), "array-1")
 
 
 def test_everything_is_there_after_a_restart(tmp_path: Path) -> None:
@@ -38,8 +38,8 @@ def test_one_image_is_served_or_none(tmp_path: Path) -> None:
     [
         replace(DB, group_id="id-2", directory=Path("/g/id-2"), sets=()),
         replace(DB, group_id="id-2", name="other", sets=()),
-        Group("id-2", "other", 1, Path("/g/id-2"), (replace(DATA, copy_path=Path("/c/new.img")),)),
-        Group("id-2", "other", 1, Path("/g/id-2"), (replace(DATA, volume_uuid="uuid-3"),)),
+        Group("id-2", "other", 1, Path("/g/id-2"), (replace(DATA, copy_path=Path("/c/new.img")),), "array-1"),
+        Group("id-2", "other", 1, Path("/g/id-2"), (replace(DATA, volume_uuid="uuid-3"),), "array-1"),
     ],
     ids=["name", "directory", "volume", "copy"],
 )
@@ -70,7 +70,9 @@ def test_what_a_deleted_group_left_is_remembered_until_it_is_forgotten(tmp_path:
 
 def test_a_catalogue_from_before_deleted_groups_is_brought_up_to_date(tmp_path: Path) -> None:
     first = Database.open(tmp_path / "catalogue.db", (_SCHEMA,))
-    Catalogue(first).add_group(DB)
+    with first.transaction() as db:
+        db.execute("INSERT INTO consistency_group VALUES ('id-1', 'db', 1, '/g/id-1', 0)")
     first.close()
     catalogue = Catalogue.open(tmp_path / "catalogue.db")
+    assert [group.array_name for group in catalogue.groups()] == [""]
     assert catalogue.delete_group(DB, 1) == catalogue.deleted_groups()[0]

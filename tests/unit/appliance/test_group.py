@@ -88,7 +88,7 @@ async def until(condition: Callable[[], object]) -> None:
 def new_row(path: Path, journal_bytes: int = 4 * MIB, directory: Path | None = None) -> catalogue.Group:
     """Of one volume; with a directory and an empty copy."""
     copy = catalogue.ReplicationSet(0, "a", "uuid-0", "data", SIZE, 512, path / "copies" / "data.img")
-    row = catalogue.Group(str(uuid4()), "db", journal_bytes, directory or path / "group", (copy,))
+    row = catalogue.Group(str(uuid4()), "db", journal_bytes, directory or path / "group", (copy,), "a")
     make_files(row)
     return row
 

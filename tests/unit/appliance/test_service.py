@@ -14,6 +14,7 @@ from iscsi_rp.control.appliance_models import GroupCreate
 from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.link.connection import connect
+from iscsi_rp.link.local import LocalSocket
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.messages import Announce, VolumeInfo
 
@@ -26,10 +27,10 @@ async def appliance(state: Path) -> AsyncIterator[Service]:
     """All of the daemon but its API and its portals."""
     catalogue = Catalogue.open(state / "catalogue.db")
     server = IscsiServer()
-    service = Service("rpa-1", state, catalogue, server, state / "replication.sock")
+    service = Service("rpa-1", state, catalogue, server, LocalSocket(state / "replication.sock"))
     await service.start()
     await service.links.start()
-    array = await connect(state / "replication.sock", lambda *_: None, lambda *_: None)
+    array = await connect(LocalSocket(state / "replication.sock"), lambda *_: None, lambda *_: None)
     announce = Announce(array_id="array", name="array-1", volumes=VOLUMES)
     array.send(wire.frame(wire.ANNOUNCE, payload=announce.encode()))
     try:

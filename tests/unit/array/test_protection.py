@@ -11,6 +11,7 @@ import pytest
 from iscsi_rp.array.catalogue import Attachment, AttachmentState, Catalogue
 from iscsi_rp.array.protection import ProtectedGroup, Protection
 from iscsi_rp.control.array_models import VolumeKind
+from iscsi_rp.link.local import LocalSocket
 from iscsi_rp.splitter.group import GroupSplitter
 
 COMMIT_S = 0.1
@@ -29,7 +30,7 @@ def test_a_block_asked_for_during_an_unblock_holds(tmp_path: Path, monkeypatch: 
             commit(group_id, state, position)
 
         monkeypatch.setattr(catalogue, "set_attachment_state", slow)
-        protection = Protection(catalogue, {}, tmp_path / "replication.sock", "array-1", 1.5)
+        protection = Protection(catalogue, {}, LocalSocket(tmp_path / "replication.sock"), "array-1", 1.5)
         device = SimpleNamespace(blocked=None)
         group = ProtectedGroup(attachment, [], cast(GroupSplitter, SimpleNamespace(devices=[device])))
         await protection._block(group, 7)

@@ -44,6 +44,7 @@ from iscsi_rp.errors import ConflictError, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.frontend.lio import LioError, LioUnsupportedError
 from iscsi_rp.iscsi.access import Access
+from iscsi_rp.link.local import LocalSocket
 from iscsi_rp.scsi.medium import Work
 from tests.kit.initiator import Initiator, InitiatorError
 
@@ -59,7 +60,9 @@ class Array:
     def __init__(self, state: Path) -> None:
         self.catalogue = Catalogue.open(state / "catalogue.db")
         self.volumes: dict[str, ServedVolume] = {}
-        self.protection = Protection(self.catalogue, self.volumes, state / "none.sock", "array-1", 1.5)
+        self.protection = Protection(
+            self.catalogue, self.volumes, LocalSocket(state / "none.sock"), "array-1", 1.5
+        )
         self.server = IscsiServer()
         self.server.add_target(IQN, {})
         self.initiators = Initiators(self.catalogue, self.server, self.volumes)

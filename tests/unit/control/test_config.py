@@ -34,7 +34,7 @@ def test_without_a_file_everything_has_a_default() -> None:
     assert config.state.is_absolute()
     assert config.array_socket == config.state / "array" / "api.sock"
     assert config.appliance_socket == config.state / "appliance" / "api.sock"
-    assert config.replication_socket == config.state / "replication.sock"
+    assert config.replication == config.state / "replication.sock"
     assert config.pki_folder == config.state / "pki"
 
 
@@ -70,7 +70,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
     assert [str(portal) for portal in config.array.portals] == ["10.0.0.1:3260", "[::1]:13260"]
     assert config.array.split_timeout_s == 3.0
     assert config.appliance.name == "rpa-7"
-    assert config.replication_socket == Path("/run/replication.sock")
+    assert config.replication == Path("/run/replication.sock")
 
 
 def test_the_first_place_that_has_a_file_wins(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +93,7 @@ def test_what_is_in_force_can_be_loaded_again(tmp_path: Path) -> None:
     config = load_config(state=tmp_path / 'quote" and \\ and é')
     again = load_config(write(tmp_path / "c.toml", config.toml()))
     assert tomllib.loads(again.toml()) == tomllib.loads(config.toml())
-    assert again.replication_socket == config.replication_socket
+    assert again.replication == config.replication
     assert again.pki_folder == config.pki_folder
 
 

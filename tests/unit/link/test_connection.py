@@ -12,6 +12,7 @@ import pytest
 from iscsi_rp.errors import ConflictError, UnreachableError
 from iscsi_rp.link import connection
 from iscsi_rp.link.connection import Link, Listener, connect
+from iscsi_rp.link.local import LocalSocket
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.frames import HEADER_BYTES, MAX_PAYLOAD, Frame
 
@@ -35,7 +36,7 @@ class End:
 
 @contextlib.asynccontextmanager
 async def listening(path: Path, end: End) -> AsyncIterator[Listener]:
-    listener = Listener(path, end.on_frames, end.on_lost)
+    listener = Listener(LocalSocket(path), end.on_frames, end.on_lost)
     await listener.start()
     try:
         yield listener
@@ -65,7 +66,7 @@ def test_frames_arrive_in_order_and_larger_than_the_buffer(tmp_path: Path) -> No
     payloads = [b"small", bytes(MAX_PAYLOAD), os.urandom(3 << 20), b"", b"last"]
 
     async def test(path: Path, above: End, below: End) -> None:
-        link = await connect(path, below.on_frames, below.on_lost)
+        link = await connect(LocalSocket(path), below.on_frames, below.on_lost)
         assert link.open
         for number, payload in enumerate(payloads):
             link.send(wire.frame(wire.HELLO, sequence=number, payload=payload))
@@ -121,7 +122,7 @@ DAMAGED[-1] ^= 1
 )
 def test_garbage_ends_the_connection_and_no_other(tmp_path: Path, garbage: bytes, reason: str) -> None:
     async def test(path: Path, above: End, below: End) -> None:
-        good = await connect(path, below.on_frames, below.on_lost)
+        good = await connect(LocalSocket(path), below.on_frames, below.on_lost)
         reader, writer = await asyncio.open_unix_connection(str(path))
         writer.write(garbage)
         async with asyncio.timeout(10):
@@ -145,9 +146,9 @@ def test_an_owner_that_refuses_a_frame_ends_the_connection(tmp_path: Path) -> No
         def refuse(link: Link, frames: list[Frame]) -> None:
             raise wire.RemoteProtocolError("not now")
 
-        listener = Listener(tmp_path / "link.sock", refuse, above.on_lost)
+        listener = Listener(LocalSocket(tmp_path / "link.sock"), refuse, above.on_lost)
         await listener.start()
-        link = await connect(tmp_path / "link.sock", below.on_frames, below.on_lost)
+        link = await connect(LocalSocket(tmp_path / "link.sock"), below.on_frames, below.on_lost)
         link.send(wire.frame(wire.END))
         await until(lambda: above.lost and below.lost)
         assert above.lost == ["not now"]
@@ -170,7 +171,7 @@ def test_a_peer_that_closes_in_the_middle_of_a_frame(tmp_path: Path) -> None:
 
 def test_what_was_queued_is_delivered_before_a_close(tmp_path: Path) -> None:
     async def test(path: Path, above: End, below: End) -> None:
-        link = await connect(path, below.on_frames, below.on_lost)
+        link = await connect(LocalSocket(path), below.on_frames, below.on_lost)
         link.send(wire.frame(wire.HELLO, payload=bytes(MAX_PAYLOAD)))
         link.close("done")
         await until(lambda: above.lost)
@@ -220,7 +221,7 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
         dead.bind(str(tmp_path / "link.sock"))
 
     async def test(path: Path, above: End, below: End) -> None:
-        link = await connect(path, below.on_frames, below.on_lost)
+        link = await connect(LocalSocket(path), below.on_frames, below.on_lost)
         link.send(wire.frame(wire.END))
         await until(lambda: above.frames)
 
@@ -230,8 +231,8 @@ def test_a_stale_socket_is_replaced(tmp_path: Path) -> None:
 def test_a_live_one_is_a_conflict_and_lives_on(tmp_path: Path) -> None:
     async def test(path: Path, above: End, below: End) -> None:
         with pytest.raises(ConflictError, match="another appliance"):
-            await Listener(path, below.on_frames, below.on_lost).start()
-        link = await connect(path, below.on_frames, below.on_lost)
+            await Listener(LocalSocket(path), below.on_frames, below.on_lost).start()
+        link = await connect(LocalSocket(path), below.on_frames, below.on_lost)
         link.send(wire.frame(wire.END))
         await until(lambda: above.frames)
 
@@ -243,14 +244,14 @@ def test_a_file_in_its_place_is_left_alone(tmp_path: Path) -> None:
     path.write_text("precious")
     end = End()
     with pytest.raises(ConflictError, match="not a socket"):
-        asyncio.run(Listener(path, end.on_frames, end.on_lost).start())
+        asyncio.run(Listener(LocalSocket(path), end.on_frames, end.on_lost).start())
     assert path.read_text() == "precious"
 
 
 def test_nobody_there(tmp_path: Path) -> None:
     end = End()
     with pytest.raises(UnreachableError, match="no appliance answers"):
-        asyncio.run(connect(tmp_path / "none.sock", end.on_frames, end.on_lost))
+        asyncio.run(connect(LocalSocket(tmp_path / "none.sock"), end.on_frames, end.on_lost))
 
 
 def test_a_listener_that_closes_ends_its_links(tmp_path: Path) -> None:
@@ -258,7 +259,7 @@ def test_a_listener_that_closes_ends_its_links(tmp_path: Path) -> None:
 
     async def main() -> None:
         async with listening(tmp_path / "link.sock", above):
-            link = await connect(tmp_path / "link.sock", below.on_frames, below.on_lost)
+            link = await connect(LocalSocket(tmp_path / "link.sock"), below.on_frames, below.on_lost)
             link.send(wire.frame(wire.END))
             await until(lambda: above.frames)
         await until(lambda: below.lost)

@@ -1,0 +1,244 @@
+"""The way between machines: TCP with mutual TLS 1.3. Either side proves who it is before a frame is read."""
+
+import asyncio
+import contextlib
+import socket
+import ssl
+from collections.abc import Callable
+from typing import Any, Final
+from weakref import WeakSet
+
+import structlog
+
+from iscsi_rp.clock import monotonic_s
+from iscsi_rp.errors import Error
+from iscsi_rp.link.connection import Link
+from iscsi_rp.link.credentials import Credentials, Signature
+from iscsi_rp.link.pki import Identity, identity_in
+
+HANDSHAKE_S: Final = 5.0
+MAX_HANDSHAKES: Final = 32
+"Connections that have not proved who they are; one beyond them is closed."
+SHUTDOWN_S: Final = 2.0
+WATCH_S: Final = 2.0
+"Files that were changed, as the list of the revoked, end what stands within this."
+REFUSED_S: Final = 300.0
+"For so long a refused connection is told."
+_KEEPALIVE: Final = {
+    # A peer whose machine or cable is gone says nothing: it is lost after about ten seconds.
+    "TCP_KEEPIDLE": 4,
+    "TCP_KEEPINTVL": 2,
+    "TCP_KEEPCNT": 3,
+    "TCP_USER_TIMEOUT": 10_000,
+}
+
+_log = structlog.get_logger(__name__)
+
+
+class PeerError(Error):
+    """The other side is not who it should be."""
+
+
+class Tls:
+    """Implements `connection.Way`. `peer` is whom the connecting side wants to find; the listening side takes
+    anyone of the authority, and `Link.identity` says who came.
+    """
+
+    remote = True
+
+    def __init__(self, host: str, port: int, credentials: Credentials, peer: Identity | None = None) -> None:
+        self._host, self._port = host, port
+        self._credentials = credentials
+        self._peer = peer
+        self._signature = credentials.signature()
+        self._links: WeakSet[Link] = WeakSet()
+        self._handshakes: set[asyncio.Task[None]] = set()
+        self._watcher: asyncio.Task[None] | None = None
+        self._refused: tuple[float, str] | None = None
+        "When (monotonic, seconds), and what to say of it."
+
+    def __str__(self) -> str:
+        host = f"[{self._host}]" if ":" in self._host else self._host
+        return f"{host}:{self._port} (TLS)"
+
+    @property
+    def trouble(self) -> str | None:
+        if self._refused and monotonic_s() - self._refused[0] < REFUSED_S:
+            return self._refused[1]
+        try:
+            return self._credentials.expiry
+        except Error as error:
+            return error.message
+
+    # -- connecting
+
+    async def connect(self, link: Link) -> None:
+        """Raises OSError, ConfigError, PeerError."""
+        self._watch()
+        signature, context = await asyncio.to_thread(self._read, False)
+        gate = _Gate()
+        try:
+            transport, _ = await asyncio.get_running_loop().create_connection(
+                lambda: gate,
+                self._host,
+                self._port,
+                ssl=context,
+                server_hostname="",
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=SHUTDOWN_S,
+            )
+        except ssl.SSLError as error:
+            raise PeerError(f"the other side at {self} is refused: {_reason(error)}") from None
+        except ConnectionAbortedError:  # the timeout of the handshake
+            raise PeerError(f"the other side at {self} does not speak TLS") from None
+        found = _identity(transport)
+        if found != self._peer:
+            transport.abort()
+            raise PeerError(f"the other side at {self} is {found or 'nobody'} and not {self._peer}")
+        self._admit(transport, gate, link, signature)
+
+    def _read(self, server: bool) -> tuple[Signature, ssl.SSLContext]:
+        return self._credentials.signature(), self._credentials.context(server=server)
+
+    def _admit(self, transport: asyncio.Transport, gate: "_Gate", link: Link, signature: Signature) -> None:
+        """Raises ConnectionResetError."""
+        if gate.lost:
+            raise ConnectionResetError("it went away at once")
+        if signature != self._signature:
+            # Perhaps it was revoked while it proved itself, and whoever stood has been ended already.
+            transport.abort()
+            raise ConnectionResetError("the certificates of this site have just changed")
+        link.identity = _identity(transport)
+        self._links.add(link)
+        _set_keepalive(transport)
+        transport.set_protocol(link)
+        link.connection_made(transport)
+        if gate.early:
+            link.get_buffer(len(gate.early))[: len(gate.early)] = gate.early
+            link.buffer_updated(len(gate.early))
+
+    # -- listening
+
+    async def listen(self, make: Callable[[], Link]) -> asyncio.Server:
+        """Raises OSError, ConfigError."""
+        self._watch()
+        await asyncio.to_thread(self._credentials.context, server=True)  # what is wrong is told at the start
+        return await asyncio.get_running_loop().create_server(
+            lambda: _Arrival(self._arrived, make), self._host, self._port
+        )
+
+    def _arrived(self, transport: asyncio.Transport, make: Callable[[], Link]) -> None:
+        transport.pause_reading()
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            self._refuse(transport, "too many connections have not said yet who they are")
+            transport.abort()
+            return
+        task = asyncio.create_task(self._welcome(transport, make), name="tls-handshake")
+        self._handshakes.add(task)
+        task.add_done_callback(self._handshakes.discard)
+
+    async def _welcome(self, transport: asyncio.Transport, make: Callable[[], Link]) -> None:
+        gate = _Gate()
+        try:
+            signature, context = await asyncio.to_thread(self._read, True)
+            secure = await asyncio.get_running_loop().start_tls(
+                transport,
+                gate,
+                context,
+                server_side=True,
+                ssl_handshake_timeout=HANDSHAKE_S,
+                ssl_shutdown_timeout=SHUTDOWN_S,
+            )
+        except (OSError, Error) as error:
+            self._refuse(transport, _reason(error))
+            transport.abort()
+            return
+        if secure is None:  # it went away meanwhile
+            return
+        if _identity(secure) is None:
+            self._refuse(transport, "its certificate does not say who it is")
+            secure.abort()
+            return
+        with contextlib.suppress(ConnectionResetError):
+            self._admit(secure, gate, make(), signature)
+
+    def _refuse(self, transport: asyncio.Transport, reason: str) -> None:
+        peer = transport.get_extra_info("peername")
+        text = f"a connection from {peer[0] if peer else 'somebody'} to {self} was refused: {reason}"
+        if self.trouble != text:
+            _log.warning("connection refused", way=str(self), peer=peer and peer[0], reason=reason)
+        self._refused = monotonic_s(), text
+
+    # -- the files
+
+    def _watch(self) -> None:
+        if self._watcher is None:
+            self._watcher = asyncio.create_task(self._end_what_is_out_of_date(), name="certificates")
+
+    async def _end_what_is_out_of_date(self) -> None:
+        """Who stands was believed by files that are others now: each has to prove itself anew."""
+        while True:
+            await asyncio.sleep(WATCH_S)
+            signature = await asyncio.to_thread(self._credentials.signature)
+            if signature != self._signature:
+                self._signature = signature
+                _log.info("certificates changed", way=str(self), links=len(self._links))
+                for link in list(self._links):
+                    link.close("the certificates of this site have changed")
+
+    async def close(self) -> None:
+        for task in (*self._handshakes, *filter(None, (self._watcher,))):
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+
+class _Gate(asyncio.Protocol):
+    """Keeps what comes until it is known who sends it; at most what the transport reads at once."""
+
+    def __init__(self) -> None:
+        self.early = bytearray()
+        self.lost = False
+
+    def data_received(self, data: bytes) -> None:
+        self.early += data
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.lost = True
+
+
+class _Arrival(asyncio.Protocol):
+    """A connection before TLS."""
+
+    def __init__(
+        self,
+        arrived: Callable[[asyncio.Transport, Callable[[], Link]], None],
+        make: Callable[[], Link],
+    ) -> None:
+        self._arrived = arrived
+        self._make = make
+
+    def connection_made(self, transport: Any) -> None:
+        self._arrived(transport, self._make)
+
+
+def _identity(transport: asyncio.BaseTransport) -> Identity | None:
+    return identity_in(transport.get_extra_info("peercert") or {})
+
+
+def _set_keepalive(transport: asyncio.Transport) -> None:
+    sock = transport.get_extra_info("socket")
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for name, value in _KEEPALIVE.items():
+        with contextlib.suppress(AttributeError, OSError):  # not every system has each
+            sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, name), value)
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return f"its certificate does not hold: {error.verify_message}"
+    if isinstance(error, ssl.SSLError):
+        return (error.reason or str(error)).lower().replace("_", " ")
+    if isinstance(error, ConnectionResetError):
+        return "it went away before it had said who it is"
+    return str(error) or type(error).__name__
