@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import Final
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from iscsi_rp.clock import utc_ns
 from iscsi_rp.errors import ConfigError
@@ -52,14 +54,20 @@ class Credentials:
                 raise ConfigError(f"{path} is missing", hint=_HINT)
         if stat.S_IMODE(self._own.stat().st_mode) & 0o077:
             raise ConfigError(f"{self._own} has a private key that others may read", hint="chmod 600 it.")
-        for path in (self._authority, self._revoked):
+        for path, what, held in (
+            (self._authority, "certificate", {"x509": 1, "x509_ca": 1, "crl": 0}),
+            (self._revoked, "list", {"x509": 1, "x509_ca": 1, "crl": 1}),
+        ):
             try:
                 context.load_verify_locations(path)
             except (OSError, ssl.SSLError) as error:
                 raise ConfigError(f"cannot use {path}: {error}", hint=_HINT) from error
-        self._check_own()
+            # OpenSSL believes every authority in either file: one beside the list would be believed, too.
+            if context.cert_store_stats() != held:
+                raise ConfigError(f"{path} does not hold one {what}, and nothing else", hint=_HINT)
+        self._check()
         try:
-            context.load_cert_chain(self._own)
+            context.load_cert_chain(self._own, password="")  # without one OpenSSL asks at the terminal
         except (OSError, ssl.SSLError) as error:
             raise ConfigError(f"cannot use {self._own}: {error}", hint=_HINT) from error
         return context
@@ -70,10 +78,24 @@ class Credentials:
         except (OSError, ValueError) as error:
             raise ConfigError(f"cannot use {self._own}: {error}", hint=_HINT) from error
 
-    def _check_own(self) -> None:
-        found = identity_of(self._certificate())
+    def _check(self) -> None:
+        """With files of several authorities no handshake would succeed, and each would blame the peer."""
+        certificate = self._certificate()
+        found = identity_of(certificate)
         if found != self.identity:
             raise ConfigError(f"{self._own} is of {found or 'nobody'}, not of {self.identity}", hint=_HINT)
+        path = self._own
+        try:
+            authority = x509.load_pem_x509_certificate(self._authority.read_bytes())
+            certificate.verify_directly_issued_by(authority)
+            path = self._revoked
+            key = authority.public_key()
+            revoked = x509.load_pem_x509_crl(path.read_bytes())
+            is_ours = isinstance(key, ec.EllipticCurvePublicKey) and revoked.is_signature_valid(key)
+        except (OSError, ValueError, TypeError, InvalidSignature):
+            is_ours = False
+        if not is_ours:
+            raise ConfigError(f"{path} is not signed by {self._authority}", hint=_HINT)
 
     @property
     def expiry(self) -> str | None:

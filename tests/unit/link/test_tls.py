@@ -2,12 +2,18 @@
 
 import asyncio
 import contextlib
+import os
+import pty
+import select
+import signal
 import socket
 import ssl
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives import serialization
 
 from iscsi_rp.clock import utc_ns
 from iscsi_rp.errors import ConfigError, ConflictError, Error, UnreachableError
@@ -387,6 +393,59 @@ def test_files_that_do_not_do_are_named(tmp_path: Path) -> None:
         fails(f"cannot use .*{name}")
         away.rename(folder / name)
     assert Credentials(folder, ARRAY).context(server=True).verify_mode == ssl.CERT_REQUIRED
+
+
+def test_files_that_do_not_belong_together_are_named(tmp_path: Path, foreign: Path) -> None:
+    """Above all: who can write the list of the revoked cannot have another authority believed by it."""
+    folder = authority(tmp_path)
+    other = {name: (foreign / name).read_bytes() for name in (AUTHORITY, REVOKED, ARRAY.file_name)}
+    ours = {name: (folder / name).read_bytes() for name in other}
+    pair = ours[ARRAY.file_name].index(b"-----BEGIN CERTIFICATE")
+
+    def fails(name: str, content: bytes, match: str) -> None:
+        (folder / name).write_bytes(content)
+        with pytest.raises(ConfigError, match=f"{name}.* {match}"):
+            Credentials(folder, ARRAY).context(server=True)
+        (folder / name).write_bytes(ours[name])
+
+    nothing_else = "does not hold one"
+    fails(REVOKED, other[AUTHORITY] + other[REVOKED] + ours[REVOKED], nothing_else)
+    fails(REVOKED, ours[REVOKED] + other[REVOKED], nothing_else)
+    fails(REVOKED, ours[AUTHORITY], nothing_else)
+    fails(AUTHORITY, ours[AUTHORITY] + other[AUTHORITY], nothing_else)
+    fails(REVOKED, other[REVOKED], "is not signed by")
+    fails(ARRAY.file_name, other[ARRAY.file_name], "is not signed by")
+    fails(ARRAY.file_name, other[ARRAY.file_name][:pair] + ours[ARRAY.file_name][pair:], "")
+    assert Credentials(folder, ARRAY).context(server=True)
+
+
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(tmp_path: Path) -> None:
+    own = authority(tmp_path) / ARRAY.file_name
+    text = own.read_bytes()
+    key = serialization.load_pem_private_key(text, None)
+    locked = key.private_bytes(
+        serialization.Encoding.PEM,
+        serialization.PrivateFormat.PKCS8,
+        serialization.BestAvailableEncryption(b"secret"),
+    )
+    own.write_bytes(locked + text[text.index(b"-----BEGIN CERTIFICATE") :])
+    code = (
+        "from pathlib import Path; from iscsi_rp.link.credentials import *\n"
+        "from iscsi_rp.link.pki import *\n"
+        f"try: Credentials(Path({str(tmp_path)!r}), Identity(Role.ARRAY, 'array-1')).context(server=True)\n"
+        "except ConfigError as error: print(error.message)"
+    )
+    pid, terminal = pty.fork()
+    if pid == 0:
+        os.execv(sys.executable, [sys.executable, "-c", code])
+    said = b""
+    with contextlib.suppress(OSError):  # EIO is the end of it
+        while select.select([terminal], [], [], 20)[0] and b"pass phrase" not in said:
+            said += os.read(terminal, 1000)
+    os.kill(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(terminal)
+    assert said.startswith(b"cannot use")
 
 
 def test_a_certificate_that_ends_soon_is_told(tmp_path: Path) -> None:
