@@ -1,6 +1,6 @@
 """The appliance's end of the replication protocol: what each link is for, and which arrays are there."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import structlog
 
@@ -115,6 +115,8 @@ class Links:
             context.group.receive(context.session, frames)
             return
         for index, frame in enumerate(frames):
+            if not link.open:  # refused by what stood before
+                return
             if frame[0] == wire.ANNOUNCE:
                 self._announced(link, parse(Announce, frame[6]))
             elif frame[0] == wire.HELLO and link.context is None:
@@ -133,8 +135,9 @@ class Links:
             if other is not link and array.announce.array_id == announce.array_id
         ]
         reason = _impostor(link, announce.name)
-        if not reason and any(other.identity != link.identity for other in same):
-            reason = f"another array than {link.identity} is connected by its id"
+        owner = self._owner(announce.array_id, same)
+        if not reason and link.identity and owner not in (None, announce.name):
+            reason = f"{link.identity} has the id of array {owner}"
         if reason:
             self._refuse(link, PeerError(reason))
             return
@@ -143,6 +146,15 @@ class Links:
             other.close("the array connected again")
         self._arrays[link] = link.context = ArrayLink(announce)
         self._tell(link, self._arrays[link])
+
+    def _owner(self, array_id: str, connected: Iterable[Link]) -> str | None:
+        """The name of the array with this id: its groups say it, else whoever is connected. One of another
+        name is not told of "no groups", for an array that was given a new name would detach those it has.
+        """
+        for group in self._groups():
+            if any(each.array_id == array_id for each in group.row.sets):
+                return group.row.array_name
+        return next((self._arrays[link].announce.name for link in connected), None)
 
     def _greeted(self, link: Link, hello: Hello) -> None:
         try:

@@ -129,18 +129,68 @@ def test_a_group_takes_writes_of_its_own_array_only(tmp_path: Path) -> None:
 
 
 def test_an_array_is_told_of_its_own_groups_only(tmp_path: Path) -> None:
-    """Also one that says it has another's id, under its own name."""
-
     async def test() -> None:
         async with site(tmp_path) as at:
             mine = await at.announce(MINE, "id-1", "array-1")
             assert [group.name for group in parse(Groups, mine.frames[0][6]).groups] == ["db"]
+            other = await at.announce(OTHER, "id-2", "array-2")
+            assert parse(Groups, other.frames[0][6]).groups == []
+
+    asyncio.run(test())
+
+
+def test_an_id_with_groups_stays_with_its_array(tmp_path: Path) -> None:
+    """Also while that is away: another one can neither keep it out, nor is one that was given a new name told
+    that it has no groups, for it would detach them.
+    """
+
+    async def test() -> None:
+        async with site(tmp_path) as at:
+            mine = await at.announce(MINE, "id-1", "array-1")
             said = refusal(await at.announce(OTHER, "id-1", "array-2"))
-            assert said == "another array than array array-2 is connected by its id"
+            assert said == "array array-2 has the id of array array-1"
             assert mine.lost == []
             mine.links[0].close("it goes")
             await until(lambda: not at.service.links.arrays)
-            other = await at.announce(OTHER, "id-1", "array-2")
-            assert parse(Groups, other.frames[0][6]).groups == []
+            assert refusal(await at.announce(OTHER, "id-1", "array-2")) == said
+            again = await at.announce(MINE, "id-1", "array-1")
+            assert [group.name for group in parse(Groups, again.frames[0][6]).groups] == ["db"]
+
+    asyncio.run(test())
+
+
+def test_an_id_without_groups_is_of_whoever_is_connected_with_it(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with site(tmp_path) as at:
+            first = await at.announce(OTHER, "id-2", "array-2")
+            assert (
+                refusal(await at.announce(MINE, "id-2", "array-1"))
+                == "array array-1 has the id of array array-2"
+            )
+            assert first.lost == []
+
+    asyncio.run(test())
+
+
+def test_nothing_behind_a_refused_frame_counts(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with site(tmp_path) as at:
+            (group,) = at.service.groups.values()
+            link, end = await at.link(MINE)
+            bad = Announce(array_id="id-9", name="array-2", volumes=[])
+            hello = Hello(
+                array_id="id-1",
+                processor="id-1/sp-a",
+                group=group.row.group_id,
+                fresh=True,
+                volumes=VOLUMES[:1],
+            )
+            link.send(
+                wire.frame(wire.ANNOUNCE, payload=bad.encode())
+                + wire.frame(wire.HELLO, payload=hello.encode())
+            )
+            await until(lambda: end.lost)
+            assert refusal(end) == "array array-1 speaks for array array-2"
+            assert group.receiver.state.last_session == 0
 
     asyncio.run(test())
