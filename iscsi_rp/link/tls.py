@@ -19,11 +19,15 @@ from iscsi_rp.link.pki import Identity, identity_in
 HANDSHAKE_S: Final = 5.0
 MAX_HANDSHAKES: Final = 32
 "Connections that have not proved who they are; one beyond them is closed."
+MAX_LINKS: Final = 256
+"Of one peer: each may keep a frame of 8 MiB that is not whole."
 SHUTDOWN_S: Final = 2.0
 WATCH_S: Final = 2.0
 "Files that were changed, as the list of the revoked, end what stands within this."
 REFUSED_S: Final = 300.0
 "For so long a refused connection is told."
+LOG_S: Final = 1.0
+"A line of the log for refused connections comes this often at most: anyone can be refused."
 _KEEPALIVE: Final = {
     # A peer whose machine or cable is gone says nothing: it is lost after about ten seconds.
     "TCP_KEEPIDLE": 4,
@@ -56,6 +60,8 @@ class Tls:
         self._watcher: asyncio.Task[None] | None = None
         self._refused: tuple[float, str] | None = None
         "When (monotonic, seconds), and what to say of it."
+        self._logged_s = -LOG_S
+        self._unlogged = 0
 
     def __str__(self) -> str:
         host = f"[{self._host}]" if ":" in self._host else self._host
@@ -155,8 +161,14 @@ class Tls:
             return
         if secure is None:  # it went away meanwhile
             return
-        if _identity(secure) is None:
-            self._refuse(transport, "its certificate does not say who it is")
+        identity = _identity(secure)
+        reason = None
+        if identity is None:
+            reason = "its certificate does not say who it is"
+        elif sum(link.identity == identity for link in self._links) >= MAX_LINKS:
+            reason = f"{identity} has {MAX_LINKS} links already"
+        if reason:
+            self._refuse(transport, reason)
             secure.abort()
             return
         with contextlib.suppress(ConnectionResetError):
@@ -165,9 +177,20 @@ class Tls:
     def _refuse(self, transport: asyncio.Transport, reason: str) -> None:
         peer = transport.get_extra_info("peername")
         text = f"a connection from {peer[0] if peer else 'somebody'} to {self} was refused: {reason}"
-        if self.trouble != text:
-            _log.warning("connection refused", way=str(self), peer=peer and peer[0], reason=reason)
-        self._refused = monotonic_s(), text
+        now_s = monotonic_s()
+        again = (
+            self._refused is not None and self._refused[1] == text and now_s - self._refused[0] < REFUSED_S
+        )
+        self._refused = now_s, text
+        if again:
+            return
+        if now_s - self._logged_s < LOG_S:
+            self._unlogged += 1
+            return
+        _log.warning(
+            "connection refused", way=str(self), peer=peer and peer[0], reason=reason, more=self._unlogged
+        )
+        self._logged_s, self._unlogged = now_s, 0
 
     # -- the files
 

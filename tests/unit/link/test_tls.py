@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
 import pytest
+import structlog.testing
 from cryptography.hazmat.primitives import serialization
 
 from iscsi_rp.clock import utc_ns
@@ -343,6 +344,37 @@ def test_who_says_nothing_holds_up_nobody_and_is_let_go(site: Path, monkeypatch:
         good = await at.connect()
         good.send(wire.frame(wire.END))
         await until(lambda: at.above.frames)
+
+    run(site, test)
+
+
+def test_one_peer_has_so_many_links_and_no_more(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "MAX_LINKS", 2)
+
+    async def test(at: Site) -> None:
+        links = [await at.connect() for _ in range(3)]
+        await until(lambda: at.way.trouble)
+        assert "array array-1 has 2 links already" in str(at.way.trouble)
+        await until(lambda: sum(link.open for link in links) == 2)
+        next(link for link in links if link.open).close("it goes")
+        await until(lambda: len(at.below.lost) == 2)
+        again = await at.connect()
+        again.send(wire.frame(wire.END))
+        await until(lambda: at.above.frames)
+
+    run(site, test)
+
+
+def test_who_is_refused_a_thousand_times_does_not_fill_the_log(site: Path) -> None:
+    async def test(at: Site) -> None:
+        with structlog.testing.capture_logs() as logs:
+            for number in range(40):
+                reader, writer = await asyncio.open_connection("127.0.0.1", at.port)
+                writer.write([b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03\x01\xff\xff" + bytes(99)][number % 2])
+                with contextlib.suppress(ConnectionResetError):
+                    await reader.read()
+                writer.close()
+        assert 1 <= len([each for each in logs if each["event"] == "connection refused"]) <= 3
 
     run(site, test)
 
