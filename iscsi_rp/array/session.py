@@ -53,8 +53,6 @@ class GroupSession:
         self._restore: Restore | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._runner = asyncio.create_task(self._run(), name=f"session-{splitter.name}")
-        self.refused: str | None = None
-        "Why the appliance does not take a session."
 
     async def stop(self) -> None:
         self._runner.cancel()
@@ -106,6 +104,8 @@ class GroupSession:
             return
         self._link = None
         self._lost.set()
+        if not self._welcomed:
+            self.splitter.last_error = reason
         if self._restore is not None:
             self._cancel_tasks()
         self.splitter.disconnected(link, reason)
@@ -139,14 +139,11 @@ class GroupSession:
         elif kind == wire.WELCOME:
             welcome = parse(Welcome, payload)
             self._welcomed = True
-            self.refused = None
             if welcome.restoring is None:
                 self._start_task(self._unblock())
             self.splitter.welcome(session, welcome.full_sweep, self._took_over, link)
         elif kind == wire.REFUSED:
-            self.refused = parse(Alert, payload).text
-            self.splitter.last_error = f"the appliance refuses: {self.refused}"
-            link.close("refused")
+            link.close(f"the appliance refuses: {parse(Alert, payload).text}")
         else:
             raise wire.RemoteProtocolError(f"a frame of type {kind} before the welcome")
 

@@ -85,6 +85,7 @@ def test_a_revoked_array_is_not_protected_until_it_has_a_new_certificate(stack: 
         eventually("MARKING", lambda: stack.mode("revoked") is SplitterMode.MARKING)
         eventually("both alerts", lambda: {"appliance-link", "array-link"} <= alerts(stack).keys())
         assert "certificate revoked" in alerts(stack)["array-link"]
+        eventually("why", lambda: "the peer closed the connection" in alerts(stack)["not-protected"])
         host.write(lun, BLOCK, pattern(2))
         assert stack.mode("revoked") is SplitterMode.MARKING
         authority.issue(ARRAY)
