@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import socket
 import ssl
+from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
 from weakref import WeakSet
@@ -56,7 +57,8 @@ class Tls:
         self._peer = peer
         self._signature = credentials.signature()
         self._links: WeakSet[Link] = WeakSet()
-        self._handshakes: set[asyncio.Task[None]] = set()
+        self._handshakes: dict[asyncio.Task[None], str] = {}
+        "And the address that each comes from; the oldest first."
         self._watcher: asyncio.Task[None] | None = None
         self._refused: tuple[float, str] | None = None
         "When (monotonic, seconds), and what to say of it."
@@ -135,13 +137,18 @@ class Tls:
 
     def _arrived(self, transport: asyncio.Transport, make: Callable[[], Link]) -> None:
         transport.pause_reading()
+        peer = _host(transport)
         if len(self._handshakes) >= MAX_HANDSHAKES:
             self._refuse(transport, "too many connections have not said yet who they are")
-            transport.abort()
-            return
+            # Who fills the places keeps out nobody at another address.
+            ((crowd, _),) = Counter(self._handshakes.values()).most_common(1)
+            if peer == crowd:
+                transport.abort()
+                return
+            next(task for task, host in self._handshakes.items() if host == crowd).cancel()
         task = asyncio.create_task(self._welcome(transport, make), name="tls-handshake")
-        self._handshakes.add(task)
-        task.add_done_callback(self._handshakes.discard)
+        self._handshakes[task] = peer
+        task.add_done_callback(self._handshakes.pop)
 
     async def _welcome(self, transport: asyncio.Transport, make: Callable[[], Link]) -> None:
         gate = _Gate()
@@ -159,6 +166,9 @@ class Tls:
             self._refuse(transport, _reason(error))
             transport.abort()
             return
+        except asyncio.CancelledError:
+            transport.abort()
+            raise
         if secure is None:  # it went away meanwhile
             return
         identity = _identity(secure)
@@ -175,8 +185,8 @@ class Tls:
             self._admit(secure, gate, make(), signature)
 
     def _refuse(self, transport: asyncio.Transport, reason: str) -> None:
-        peer = transport.get_extra_info("peername")
-        text = f"a connection from {peer[0] if peer else 'somebody'} to {self} was refused: {reason}"
+        peer = _host(transport)
+        text = f"a connection from {peer} to {self} was refused: {reason}"
         now_s = monotonic_s()
         again = (
             self._refused is not None and self._refused[1] == text and now_s - self._refused[0] < REFUSED_S
@@ -187,9 +197,7 @@ class Tls:
         if now_s - self._logged_s < LOG_S:
             self._unlogged += 1
             return
-        _log.warning(
-            "connection refused", way=str(self), peer=peer and peer[0], reason=reason, more=self._unlogged
-        )
+        _log.warning("connection refused", way=str(self), peer=peer, reason=reason, more=self._unlogged)
         self._logged_s, self._unlogged = now_s, 0
 
     # -- the files
@@ -243,6 +251,11 @@ class _Arrival(asyncio.Protocol):
 
     def connection_made(self, transport: Any) -> None:
         self._arrived(transport, self._make)
+
+
+def _host(transport: asyncio.BaseTransport) -> str:
+    peer = transport.get_extra_info("peername")
+    return str(peer[0]) if peer else "somebody"  # it is gone again
 
 
 def _identity(transport: asyncio.BaseTransport) -> Identity | None:

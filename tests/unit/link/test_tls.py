@@ -356,6 +356,27 @@ def test_who_says_nothing_holds_up_nobody_and_is_let_go(site: Path, monkeypatch:
     run(site, test)
 
 
+def test_who_fills_the_places_keeps_out_nobody_at_another_address(
+    site: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tls, "MAX_HANDSHAKES", 4)
+
+    async def test(at: Site) -> None:
+        silent = [
+            await asyncio.open_connection("127.0.0.1", at.port, local_addr=("127.0.0.2", 0)) for _ in range(4)
+        ]
+        await until(lambda: len(at.way._handshakes) == 4)
+        good = await at.connect()
+        good.send(wire.frame(wire.END))
+        await until(lambda: at.above.frames)
+        with contextlib.suppress(ConnectionResetError):
+            assert await asyncio.wait_for(silent[0][0].read(), 1) == b""
+        for _, writer in silent:
+            writer.close()
+
+    run(site, test)
+
+
 def test_one_peer_has_so_many_links_and_no_more(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tls, "MAX_LINKS", 2)
 
