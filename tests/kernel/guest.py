@@ -2,7 +2,8 @@
 
 Its root is the folder that `rootfs` makes, its first process `init.sh`; `agent.py` runs commands in it. The
 checkout and the virtual environment stand in it at the paths that they have here, read-only; all that it
-writes is in its memory, and on a disk at `/srv` that goes with it. Its only network is its loopback.
+writes is in its memory, and on a disk at `/srv` that goes with it. Its network is its loopback, and cables to
+other guests, which are socket pairs: nothing of it is this machine's.
 """
 
 import compileall
@@ -17,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
@@ -142,8 +143,12 @@ class Guest:
 
 
 @contextlib.contextmanager
-def guest(root: Path) -> Iterator[Guest]:
-    """Boots a guest (3 s); its processes and its disk go with the block. Raises `LabError`."""
+def guest(root: Path, links: Sequence[socket.socket] = (), number: int = 0) -> Iterator[Guest]:
+    """Boots a guest (3 s); its processes and its disk go with the block. Raises `LabError`.
+
+    Each of `links` is the end of a `cable`: an interface vec0, vec1, ... with the guest of the other end.
+    Guests with neighbouring numbers run on different processors.
+    """
     # It cannot write there, and compiling takes longest.
     compileall.compile_dir(CHECKOUT / "iscsi_rp", quiet=2)
     init = _init(root)
@@ -154,12 +159,12 @@ def guest(root: Path) -> Iterator[Guest]:
         ours, theirs = socket.socketpair()
         with ours, theirs, console.open("wb") as output:
             process = subprocess.Popen(
-                _command(root, init, Path(folder), disk, theirs.fileno()),
+                _command(root, init, Path(folder), disk, theirs.fileno(), links, number),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
                 env={**os.environ, "TMPDIR": "/dev/shm"},
-                pass_fds=[theirs.fileno()],
+                pass_fds=[theirs.fileno(), *(link.fileno() for link in links)],
                 start_new_session=True,
             )
             theirs.close()
@@ -169,6 +174,17 @@ def guest(root: Path) -> Iterator[Guest]:
                 with contextlib.suppress(ProcessLookupError):
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
+
+
+@contextlib.contextmanager
+def cable() -> Iterator[tuple[socket.socket, socket.socket]]:
+    """Two ends for two guests. Each message is a frame of Ethernet."""
+    one, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    with one, other:
+        for end in (one, other):
+            # The kernel of a guest stands still while it waits for one.
+            end.setblocking(False)
+        yield one, other
 
 
 def _init(root: Path) -> str:
@@ -185,11 +201,19 @@ def _init(root: Path) -> str:
     return f"/{path.name}"
 
 
-def _command(root: Path, init: str, folder: Path, disk: Path, serial: int) -> list[str]:
+def _command(
+    root: Path,
+    init: str,
+    folder: Path,
+    disk: Path,
+    serial: int,
+    links: Sequence[socket.socket],
+    number: int,
+) -> list[str]:
     # It has but one, and moving between two doubles the time to boot; guests of two workers take two.
     cpus = sorted(os.sched_getaffinity(0))
     worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
-    one_cpu = str(cpus[-1 - worker % len(cpus)])
+    one_cpu = str(cpus[-1 - (worker + number) % len(cpus)])
     return [
         *("taskset", "-c", one_cpu, str(root / "usr/bin/linux.uml")),
         *(f"mem={MEMORY_MIB}M", "umid=guest", f"uml_dir={folder}/", f"ubd0={disk}"),
@@ -203,6 +227,7 @@ def _command(root: Path, init: str, folder: Path, disk: Path, serial: int) -> li
             "oops=panic",
         ),
         *("con=null", "con0=null,fd:1", "ssl=null", f"ssl0=fd:{serial},fd:{serial}"),
+        *(f"vec{index}:transport=fd,fd={link.fileno()}" for index, link in enumerate(links)),
         *(f"SHARES={','.join(_shares())}", f"AGENT={HERE / 'agent.py'}", f"PYTHON={sys.executable}"),
     ]
 

@@ -27,6 +27,7 @@ PACKAGES: Final = (
     "libtcmu2",
     "multipath-tools",
     "open-iscsi",
+    "openssh-server",
     "procps",
     "python3",
     "python3-configshell-fb",
