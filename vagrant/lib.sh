@@ -18,6 +18,22 @@ setting() { # KEY
     echo "$value"
 }
 
+# Array and appliance are host's own, or machines of their own, which `host` reaches by ssh.
+declare -A machine_of=([array]=host [appliance]=host)
+array() { on "${machine_of[array]}" "$@"; }
+appliance() { on "${machine_of[appliance]}" "$@"; }
+
+on() { # MACHINE COMMAND...: a command, or a function of provisioning's, as root; `host` is this machine
+    local machine=$1
+    shift
+    if [ "$machine" = host ]; then
+        "$@"
+    else
+        # shellcheck disable=SC2029  # what is here is what is meant; 9: a lock of the scenarios, which is not for the connection that stays
+        ssh "$machine" "$(printf '%q ' env "ISCSI_RP_SETTINGS=$settings" "$lab/provision/there.sh" "$@")" 9>&-
+    fi
+}
+
 eventually() { # SECONDS WHAT COMMAND...
     local deadline=$((SECONDS + $1)) what=$2
     shift 2
@@ -64,6 +80,8 @@ service_stop() { # NAME [SIGNAL]: it stays away until it is started
 }
 
 serves() { # NAME
+    # To look is cheap, and to ask is not, on a small machine on which it starts.
+    grep --quiet "/$1/api.sock$" /proc/net/unix || return
     case $1 in
         array) iscsi-rp volume list ;;
         appliance) iscsi-rp group list ;;

@@ -1,20 +1,31 @@
-"""A guest, provisioned as Vagrant's machine `host` is, by the same scripts; and a line for each scenario."""
+"""Guests, provisioned as Vagrant's machines are, by the same scripts; and a line for each scenario."""
 
 import contextlib
+import itertools
+import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Final
 
 import pytest
 
 from tests.kernel import guest as machine
-from tests.kernel.guest import CHECKOUT, Guest, Result
+from tests.kernel.guest import CHECKOUT, Guest, Result, Running
 from tests.kernel.rootfs import rootfs
 from tests.kernel.site import eventually
 
 PATH: Final = "/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 SETTINGS: Final = CHECKOUT / "tests/lab/settings.yaml"
+ADDRESSES: Final = {
+    "host": ("192.0.2.1", "192.0.2.2"),
+    "array": ("192.0.2.11", "192.0.2.12"),
+    "appliance": ("192.0.2.21",),
+}
+"Of the machines that work together, as in the settings."
+together: Final = pytest.mark.xdist_group("three")
+"Of a test with the fixture `three`: one worker has these machines."
 
 
 class Lab:
@@ -51,6 +62,9 @@ class Lab:
         """As one of Vagrant's machines."""
         return self.run("provision/provision.sh", name)
 
+    def provisioning(self, name: str) -> Running:
+        return self.guest.start(*self.command("provision/provision.sh", name), timeout_s=150)
+
 
 @pytest.fixture(scope="session")
 def root() -> Path:
@@ -58,8 +72,8 @@ def root() -> Path:
 
 
 @contextlib.contextmanager
-def booted(root: Path) -> Iterator[Lab]:
-    with machine.guest(root) as running:
+def booted(root: Path, links: Sequence[socket.socket] = (), number: int = 0) -> Iterator[Lab]:
+    with machine.guest(root, links, number) as running:
         yield Lab(running)
 
 
@@ -70,6 +84,42 @@ def lab(root: Path) -> Iterator[Lab]:
         done = fresh.provision("host")
         assert done.code == 0, done
         yield fresh
+
+
+@pytest.fixture(scope="session")
+def three(root: Path) -> Iterator[dict[str, Lab]]:
+    """host, array and appliance, with a cable between any two, provisioned and joined."""
+    links: dict[str, dict[str, socket.socket]] = {name: {} for name in ADDRESSES}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor() as pool:
+        for one, other in itertools.combinations(ADDRESSES, 2):
+            links[one][other], links[other][one] = stack.enter_context(machine.cable())
+
+        def boot(number: int, name: str) -> Lab:
+            return stack.enter_context(booted(root, list(links[name].values()), number))
+
+        machines = dict(zip(ADDRESSES, pool.map(boot, itertools.count(), ADDRESSES), strict=True))
+        key = machines["host"].shell("ssh-keygen -q -t ed25519 -N '' -f /srv/key && cat /srv/key")
+        for name, each in machines.items():
+            each.guest.shell(
+                """
+                (umask 077; printf %s "$1" > /srv/key)
+                ssh-keygen -y -f /srv/key > /srv/key.pub
+                hostname "$2"
+                """,
+                *(key, name),
+            )
+            for index, other in enumerate(links[name]):
+                each.guest.shell(
+                    'ip link set "$1" up; for there in "${@:2}"; do ip route add "$there" dev "$1"; done',
+                    *(f"vec{index}", *ADDRESSES[other]),
+                )
+        started = {name: each.provisioning(name) for name, each in machines.items()}
+        for name, running in started.items():
+            waits = "services: left alone: until vagrant/provision/join.sh" in running.wait().out
+            assert waits == (name != "host")
+        joined = machines["host"].run("provision/join.sh")
+        assert joined.code == 0, joined
+        yield machines
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
@@ -84,9 +134,10 @@ def said_by(report: pytest.TestReport) -> Iterator[str]:
     said = dict(report.user_properties)
     if report.when == "call" and "figure" in said:
         yield str(said["figure"])
-    if "test_scenario[" not in report.nodeid:
+    if "test_scenario" not in report.nodeid:
         return
-    scenario = f"scenario {report.nodeid.partition('[')[2].removesuffix('.sh]')}"
+    script = report.nodeid.partition("[")[2].partition(".sh]")[0]
+    scenario = f"scenario {script}"
     if report.failed:
         yield f"{scenario} failed: {said.get('failed') or report.longreprtext.strip().splitlines()[-1]}"
     elif report.when == "call" and "proved" in said:

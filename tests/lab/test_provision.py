@@ -2,12 +2,15 @@
 
 import re
 from pathlib import Path
+from typing import Final
 
 import pytest
 
-from tests.lab.conftest import Lab, booted
+from tests.lab.conftest import ADDRESSES, Lab, booted, together
 
 pytestmark = pytest.mark.lab
+STEPS: Final = ("", ": certificates", ": services")
+"Of joining, for each machine."
 
 
 def test_the_second_time_nothing_is_changed(lab: Lab) -> None:
@@ -34,33 +37,68 @@ def test_a_step_that_fails_says_why_and_how_to_go_on(lab: Lab) -> None:
     assert re.search("^provision: to go on: ", failed.err, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", ["appliance", "dr"])
-def test_a_machine_that_is_idle_has_everything_and_runs_nothing(root: Path, name: str) -> None:
+def test_a_machine_that_is_idle_has_everything_and_runs_nothing(root: Path) -> None:
     with booted(root) as idle:
-        provisioned(idle, name)
+        provisioned(idle, "dr")
         assert daemons(idle) == []
         assert idle.shell("ls /etc/systemd/system/iscsi-rp-* | wc -l") == "2\n"
 
 
-def test_the_array_serves_by_itself_and_by_lio_at_both_storage_processors(root: Path) -> None:
-    with booted(root) as array:
-        provisioned(array, "array")
-        assert len(daemons(array)) == 2
-        array.shell("iscsi-rp volume create own --size 64MiB")
-        array.shell("iscsi-rp volume create lio --size 64MiB --front-end lio")
-        for address in ("192.0.2.11", "192.0.2.12"):
-            own, lio = (array.shell(f"iscsi-ls iscsi://{address}:{port}") for port in (3260, 3262))
-            assert "Target:iqn.2026-11.io.iscsi-rp:array Portal:" in own
-            assert "Target:iqn.2026-11.io.iscsi-rp:array.lio Portal:" in lio
-        tree = array.shell("targetcli-rp ls")
-        for shown in ("192.0.2.11:3262", "192.0.2.12:3262", "user:rpsplit", "recoverpoint"):
-            assert shown in tree
-        again = array.provision("array")
-        assert changes(again.out) == []
+@together
+def test_the_array_serves_by_itself_and_by_lio_at_both_storage_processors(three: dict[str, Lab]) -> None:
+    array = three["array"]
+    array.shell("iscsi-rp volume create own --size 64MiB")
+    array.shell("iscsi-rp volume create lio --size 64MiB --front-end lio")
+    for address in ADDRESSES["array"]:
+        own, lio = (three["host"].shell(f"iscsi-ls iscsi://{address}:{port}") for port in (3260, 3262))
+        assert "Target:iqn.2026-11.io.iscsi-rp:array Portal:" in own
+        assert "Target:iqn.2026-11.io.iscsi-rp:array.lio Portal:" in lio
+    tree = array.shell("targetcli-rp ls")
+    for shown in ("192.0.2.11:3262", "192.0.2.12:3262", "user:rpsplit", "recoverpoint"):
+        assert shown in tree
+    array.shell("for each in own lio; do iscsi-rp volume delete $each --destroy --yes; done")
+
+
+@together
+@pytest.mark.parametrize("name", ["array", "appliance"])
+def test_array_and_appliance_run_alone_and_the_second_time_nothing_is_changed(
+    three: dict[str, Lab], name: str
+) -> None:
+    assert daemons(three[name]) == [name]
+    again = three[name].provision(name)
+    assert again.code == 0, again
+    assert changes(again.out) == []
+    assert daemons(three[name]) == [name]
+
+
+@together
+def test_joined_again_nothing_is_changed(three: dict[str, Lab]) -> None:
+    again = three["host"].run("provision/join.sh")
+    assert again.code == 0, again
+    assert set(again.out.splitlines()) == {
+        *(f"provision: {name}{step}: nothing to change" for name in ("array", "appliance") for step in STEPS),
+        "provision: authority: nothing to change",
+        "provision: array and appliance work together",
+    }
+
+
+@together
+def test_a_machine_that_cannot_be_reached_is_named(three: dict[str, Lab]) -> None:
+    three["appliance"].guest.shell("pkill -o sshd")
+    three["host"].guest.shell("ssh -O exit appliance")
+    failed = three["host"].run("provision/join.sh")
+    assert failed.code == 255
+    assert "provision: appliance: FAILED (255)" in failed.err
+    assert "Connection refused" in failed.err
+    assert re.search("^provision: to go on: `vagrant up appliance`", failed.err, re.MULTILINE)
+    assert changes(three["appliance"].provision("appliance").out) == ["provision: system: started sshd"]
+    assert three["host"].run("provision/join.sh").code == 0
 
 
 def daemons(machine: Lab) -> list[str]:
-    return machine.shell("pgrep -f 'iscsi_rp (array|appliance) run' || true").split()
+    """Which of them run."""
+    running = machine.shell("pgrep -a -f 'iscsi_rp (array|appliance) run' || true").splitlines()
+    return sorted(each.split()[-2] for each in running)
 
 
 def provisioned(fresh: Lab, name: str) -> None:
@@ -76,4 +114,6 @@ def provisioned(fresh: Lab, name: str) -> None:
 def changes(said: str) -> list[str]:
     *steps, last = said.splitlines()
     assert last.endswith(" is ready")
-    return [step for step in steps if not step.endswith((": nothing to change", "over a network"))]
+    return [
+        step for step in steps if not step.endswith(": nothing to change") and ": left alone: " not in step
+    ]

@@ -8,20 +8,23 @@ import pytest
 
 from tests.kernel.guest import CHECKOUT
 from tests.kit.shown import Shown, matches, shown
-from tests.lab.conftest import Lab
+from tests.lab.conftest import Lab, together
 
 pytestmark = pytest.mark.lab
 
-ADDRESSES: Final = {"192.168.57.31": "192.0.2.1", "192.168.57.32": "192.0.2.2"}
-"Vagrant's, and the guest's."
+ADDRESSES: Final = {
+    "192.168.57.11": "192.0.2.11",
+    "192.168.57.12": "192.0.2.12",
+    "192.168.57.21": "192.0.2.21",
+    "192.168.57.31": "192.0.2.1",
+    "192.168.57.32": "192.0.2.2",
+}
+"Vagrant's, and the guests'."
 MARK: Final = "@@@ "
 
 
 def test_its_commands_print_what_it_shows(lab: Lab, record_property: Callable[[str, str], None]) -> None:
-    page = (CHECKOUT / "vagrant/README.md").read_text()
-    for there, here in ADDRESSES.items():
-        page = page.replace(there, here)
-    commands = list(shown(page, "#"))
+    commands = list(shown(page()[0], "#"))
     assert len(commands) > 25
     took_s = typed(lab, commands)
     rewound = next(number for number, each in enumerate(commands) if each.command.startswith("cp "))
@@ -30,6 +33,22 @@ def test_its_commands_print_what_it_shows(lab: Lab, record_property: Callable[[s
         "figure", f"provisioned to the first file back, by the README's commands: {first_s:.0f} s"
     )
     assert 0 < first_s < 180
+
+
+@together
+def test_its_commands_for_three_machines_print_what_it_shows(three: dict[str, Lab]) -> None:
+    commands = [each for each in shown(page()[1], "#") if "scenarios/" not in each.command]
+    assert len(commands) >= 3
+    typed(three["host"], commands)
+
+
+def page() -> tuple[str, str]:
+    """What is typed on `host` alone, and what where three machines work together."""
+    text = (CHECKOUT / "vagrant/README.md").read_text()
+    for there, here in ADDRESSES.items():
+        text = text.replace(there, here)
+    alone, _, together = text.partition("## Three machines")
+    return alone, together
 
 
 def typed(lab: Lab, commands: list[Shown]) -> list[float]:

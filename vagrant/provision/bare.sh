@@ -11,6 +11,11 @@ system() {
         dbus-daemon --system --fork
         echo "started the system bus"
     fi
+    if ! pidof sshd > /dev/null; then
+        mkdir -p /run/sshd
+        /usr/sbin/sshd
+        echo "started sshd"
+    fi
 }
 
 have_systemd || step system "look at what it says" system

@@ -1,13 +1,13 @@
 #!/bin/bash
-# Array and appliance. Arguments: the name of the machine, and `run`, or `idle` where they are not to be started.
+# Array and appliance. Arguments: the name of the machine, and which of them run there; none, where it is idle.
 . "$(dirname "$0")/steps.sh"
-machine=$1 what=$2
-daemons=(appliance array)
+machine=$1
+daemons=("${@:2}")
 
 addresses() {
     local device address
     device=$(setting address_device)
-    for address in "$a" "$b"; do
+    for address in "${addresses[@]}"; do
         [ -z "$(ip -oneline address show to "$address")" ] || continue
         [ "$device" != none ] || { echo "this machine has no $address" >&2; return 1; }
         ip address add "$address/32" dev "$device"
@@ -16,10 +16,13 @@ addresses() {
 }
 
 configuration() {
-    local iqn
+    local iqn a=${addresses[0]} b=${addresses[1]:-} link
     iqn=iqn.2026-11.io.iscsi-rp:$machine
-    put /etc/iscsi-rp/iscsi-rp.toml << END
-state = "$(setting state)"
+    link="replication = \"tls:$(setting appliance):$(setting replication_port)\""
+    {
+        echo "state = \"$(setting state)\""
+        if [ "$machine" != appliance ]; then
+            cat << END
 [array]
 name = "$machine"
 iqn = "$iqn"
@@ -27,10 +30,15 @@ portals = ["$a:$(setting embedded_port)", { address = "$b:$(setting embedded_por
 [lio]
 iqn = "$iqn.lio"
 portals = ["$a:$(setting lio_port)", { address = "$b:$(setting lio_port)", sp = "B" }]
-[appliance]
-name = "$machine-rpa"
-portals = ["$a:$(setting image_port)"]
 END
+        fi
+        echo "[appliance]"
+        case $machine in
+            array) printf '%s\n' 'name = "appliance"' "$link" ;;
+            appliance) printf '%s\n' 'name = "appliance"' "$link" "portals = [\"$a:$(setting image_port)\"]" ;;
+            host) printf '%s\n' 'name = "host-rpa"' "portals = [\"$a:$(setting image_port)\"]" ;;
+        esac
+    } | put /etc/iscsi-rp/iscsi-rp.toml
     iscsi-rp config check /etc/iscsi-rp/iscsi-rp.toml >&2
 }
 
@@ -49,7 +57,7 @@ END
 
 units() {
     local name
-    for name in "${daemons[@]}"; do
+    for name in array appliance; do
         put "/etc/systemd/system/iscsi-rp-$name.service" < "$checkout/packaging/systemd/iscsi-rp-$name.service"
     done
 }
@@ -76,16 +84,22 @@ restarting() {
 }
 
 step packages "see that apt reaches a mirror of Debian 12" packages targetcli-fb tcmu-runner
-if [ "$what" = run ]; then
-    a=$(setting "${machine}_a") b=$(setting "${machine}_b")
+if [ "${#daemons[@]}" -gt 0 ]; then
+    if [ "$machine" = appliance ]; then
+        addresses=("$(setting appliance)")
+    else
+        addresses=("$(setting "${machine}_a")" "$(setting "${machine}_b")")
+    fi
     step addresses "\`vagrant reload $machine\` gives the machine its addresses" addresses
     step configuration "correct $settings" restarting configuration
 fi
 step bus "see that $checkout is complete" bus
 step targetcli-rp "see that $checkout is complete" targetcli
 step units "see that $checkout is complete" restarting units
-if [ "$what" = run ]; then
-    step services "\`journalctl -u iscsi-rp-array -u iscsi-rp-appliance\` says why (/var/log/iscsi-rp-*.log without systemd)" services
+if [ "${#daemons[@]}" -eq 0 ]; then
+    echo "provision: services: left alone: this machine is idle until sites replicate to each other"
+elif [ "$machine" != host ] && [ ! -e "$(setting state)/pki/authority.crt" ]; then
+    echo "provision: services: left alone: until vagrant/provision/join.sh on host has given it a certificate"
 else
-    echo "provision: services: left alone: this machine is idle until array and appliance talk over a network"
+    step services "\`journalctl -u iscsi-rp-array -u iscsi-rp-appliance\` says why (/var/log/iscsi-rp-*.log without systemd)" services
 fi

@@ -32,6 +32,14 @@ put() { # FILE [MODE]: what comes from the standard input, unless it is there
     rm "$new"
 }
 
+put_all() { # FOLDER MODE: the files of a tar archive that comes from the standard input
+    local new file
+    new=$(mktemp --directory)
+    tar --extract --directory "$new"
+    for file in "$new"/*; do put "$1/${file##*/}" "$2" < "$file"; done
+    rm -r "$new"
+}
+
 packages() { # PACKAGE...
     local missing=() package
     for package in "$@"; do

@@ -4,7 +4,7 @@
 begin lab-protect
 
 iscsi-rp volume create "$name" --size 64MiB
-disk=$(log_in_both)
+disk=$(log_in_both embedded)
 file_system "$disk"
 files 40
 load 10

@@ -2,10 +2,17 @@
 # What the scenarios are made of. Each begins by removing what a run of it left that was killed in its middle.
 . "$(dirname "${BASH_SOURCE[0]}")/../lib.sh"
 
+site() { # MACHINE ADDRESS MACHINE ADDRESS: of the array, and of the appliance
+    machine_of=([array]=$1 [appliance]=$3)
+    iqn=iqn.2026-11.io.iscsi-rp:$1
+    target=([embedded]="$iqn" [lio]="$iqn.lio")
+    portal=([embedded]="$2:$(setting embedded_port)" [lio]="$2:$(setting lio_port)" [image]="$4:$(setting image_port)")
+}
+
+declare -A portal target
 a=$(setting host_a)
-iqn=iqn.2026-11.io.iscsi-rp:host
-declare -A portal=([embedded]="$a:$(setting embedded_port)" [lio]="$a:$(setting lio_port)" [image]="$a:$(setting image_port)")
-declare -A target=([embedded]="$iqn" [lio]="$iqn.lio")
+site host "$a" host "$a"
+mend() { :; } # what a scenario has to put right before all else
 name= # of the scenario, its volume, its group, its mount points
 
 begin() { # NAME: cleans up first, and when the script ends
@@ -42,18 +49,19 @@ clean() { # what any scenario left
     pid=$(cat "$runtime/load.pid" 2> /dev/null || true)
     if alive "$pid"; then kill -KILL "$pid"; fi
     # Before all else: a disk whose handler is gone keeps whoever asks it waiting.
-    service_start appliance
-    service_start array
+    mend
+    appliance service_start appliance
+    array service_start array
     awk '$2 ~ "^/mnt/lab-" { print $2 }' /proc/mounts | xargs --no-run-if-empty umount
     iscsiadm -m node --logoutall=all > /dev/null 2>&1 || true
     iscsiadm -m node -o delete > /dev/null 2>&1 || true
-    for group in $(iscsi-rp group list | awk '/^lab-/ { print $1 }'); do
-        iscsi-rp image disable "$group" --yes > /dev/null 2>&1 || true
-        iscsi-rp group delete "$group" --destroy --yes > /dev/null
+    for group in $(appliance iscsi-rp group list | awk '/^lab-/ { print $1 }'); do
+        appliance iscsi-rp image disable "$group" --yes > /dev/null 2>&1 || true
+        appliance iscsi-rp group delete "$group" --destroy --yes > /dev/null
     done
     # The volume of a local disk has the name of its device.
-    for volume in $(iscsi-rp volume list | awk '/^(lab-|loop)/ { print $1 }'); do
-        iscsi-rp volume delete "$volume" --destroy --force --yes > /dev/null
+    for volume in $(array iscsi-rp volume list | awk '/^(lab-|loop)/ { print $1 }'); do
+        array iscsi-rp volume delete "$volume" --destroy --force --yes > /dev/null
     done
     rm -f "$runtime"/load.*
 }
@@ -62,23 +70,29 @@ log_in() { # embedded|lio: the disk of the scenario's volume
     local naa
     iscsiadm -m discovery -t sendtargets -p "${portal[$1]}" > /dev/null
     iscsiadm -m node -T "${target[$1]}" -p "${portal[$1]}" --login > /dev/null
-    naa=$(iscsi-rp volume show "$name" | fact NAA)
+    naa=$(array iscsi-rp volume show "$name" | fact NAA)
     disk_of "$naa"
 }
 
-log_in_both() { # the disk of the scenario's volume, by multipath through both storage processors
+log_in_both() { # embedded|lio: the disk of the scenario's volume, by multipath through both storage processors
     local naa
-    iscsiadm -m discovery -t sendtargets -p "${portal[embedded]}" > /dev/null
-    iscsiadm -m node -T "$iqn" --login > /dev/null
-    naa=$(iscsi-rp volume show "$name" | fact NAA)
+    iscsiadm -m discovery -t sendtargets -p "${portal[$1]}" > /dev/null
+    iscsiadm -m node -T "${target[$1]}" --login > /dev/null
+    naa=$(array iscsi-rp volume show "$name" | fact NAA)
     eventually 30 "a map of both paths" has_paths "$naa" 2
+    eventually 30 "its device" test -b "/dev/mapper/3$naa"
     echo "/dev/mapper/3$naa"
 }
 
 has_paths() { [ "$(multipathd show paths raw format "%w %t %T" | grep --count "^3$1 active ready")" -eq "$2" ]; } # NAA COUNT
-written() { iscsi-rp session list | awk -v processor="$1" '$4 == processor { print $(NF-1), $NF }'; } # A|B: through it
+written() { array iscsi-rp session list | awk -v processor="$1" '$4 == processor { print $(NF-1), $NF }'; } # A|B: through it
 
 log_out() { iscsiadm -m node -T "${target[$1]}" -p "${portal[$1]}" --logout > /dev/null; } # embedded|lio
+
+log_out_both() { # DISK: of log_in_both
+    multipath -f "$1"
+    iscsiadm -m node -T "$iqn" --logout > /dev/null
+}
 
 disk_of() { # NAA: its device, as soon as udev knows it
     eventually 30 "the disk $1" test -b "/dev/disk/by-id/wwn-0x$1"
@@ -123,22 +137,22 @@ encrypt() { # what ransomware does: each file is overwritten where it is, and ge
 }
 
 protect() { # JOURNAL: the volume in a group of the same name
-    iscsi-rp group create "$name" --volume "$name" --journal "$1" > /dev/null
+    appliance iscsi-rp group create "$name" --volume "$name" --journal "$1" > /dev/null
     splitting
 }
 
-mode() { iscsi-rp status | awk -v group="$name" '$1 == group && $3 ~ /^[A-Z]+$/ { print $3 }'; }
+mode() { array iscsi-rp status | awk -v group="$name" '$1 == group && $3 ~ /^[A-Z]+$/ { print $3 }'; }
 is_mode() { [ "$(mode)" = "$1" ]; }
 splitting() { eventually 60 "SPLITTING" is_mode SPLITTING; }
 equal() { # volume and copy are
     local said
-    said=$(iscsi-rp verify "$name")
+    said=$(array iscsi-rp verify "$name")
     proved "volume and copy are ${said#*: }"
 }
 
 image() { # BY VALUE: opens an image of a group with one volume, and prints its disk
     local said url
-    said=$(iscsi-rp image enable "$name" "--$1" "$2")
+    said=$(appliance iscsi-rp image enable "$name" "--$1" "$2")
     url=$(grep --only-matching 'iscsi://[^ ]*' <<< "$said")
     iscsiadm -m discovery -t sendtargets -p "${portal[image]}" > /dev/null
     iscsiadm -m node -T "$(cut --delimiter=/ --fields=4 <<< "$url")" -p "${portal[image]}" --login > /dev/null
@@ -148,7 +162,7 @@ image() { # BY VALUE: opens an image of a group with one volume, and prints its 
 close_image() {
     umount "/mnt/$name-image"
     iscsiadm -m node -p "${portal[image]}" --logout > /dev/null
-    iscsi-rp image disable "$name" --yes > /dev/null
+    appliance iscsi-rp image disable "$name" --yes > /dev/null
 }
 
 load() { # SECONDS: random writes beside all else, each of them read again and compared in the end
