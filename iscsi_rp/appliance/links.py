@@ -114,11 +114,13 @@ class Links:
         if isinstance(context, GroupLink):
             context.group.receive(context.session, frames)
             return
+        last = max((index for index, frame in enumerate(frames) if frame[0] == wire.ANNOUNCE), default=0)
         for index, frame in enumerate(frames):
             if not link.open:  # refused by what stood before
                 return
             if frame[0] == wire.ANNOUNCE:
-                self._announced(link, parse(Announce, frame[6]))
+                if index == last:  # the others are out of date
+                    self._announced(link, parse(Announce, frame[6]))
             elif frame[0] == wire.HELLO and link.context is None:
                 self._greeted(link, parse(Hello, frame[6]))
                 if frames[index + 1 :]:
@@ -165,6 +167,8 @@ class Links:
                 raise PeerError(reason)
             if any(each.array_id != hello.array_id for each in group.row.sets):
                 raise PeerError("the group is another array's")
+            if not hello.processor.startswith(f"{hello.array_id}/"):
+                raise PeerError(f"{hello.processor} is not a storage processor of the array")
             if not group.running:
                 raise ConflictError("the group's journal cannot be used")
             link.context = GroupLink(group, group.receiver.hello(link, hello, utc_ns()))

@@ -32,6 +32,8 @@ BEFORE_ALL: Final = -1
 MAX_FETCH_BYTES: Final = 1 << 20
 "Of one FETCH, and of the regions that one HASHES is about."
 MAX_FETCHES: Final = 64
+MAX_PROCESSORS: Final = 4
+"That a group remembers: each has its part in every snapshot of the log."
 
 
 class Peer(Protocol):
@@ -146,6 +148,9 @@ class Receiver:
         """A splitter offers a session. Raises RemoteProtocolError when it does not fit this group."""
         if self.paused:
             raise RemoteProtocolError(f"the group is paused: {self.paused}")
+        known = self.state.processors.keys() | self.sessions.keys()
+        if hello.processor not in known and len(known) >= MAX_PROCESSORS:
+            raise RemoteProtocolError(f"the group has {len(known)} storage processors already")
         indexes = self._volume_indexes(hello)
         self.end(hello.processor, "the processor began a new session")
         self.open_span()

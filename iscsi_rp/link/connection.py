@@ -19,6 +19,8 @@ _SOCKET_BUFFER_BYTES: Final = 4 << 20
 _CONNECT_TIMEOUT_S: Final = 5.0
 CLOSE_TIMEOUT_S: Final = 2.0
 "For what is queued to be delivered when the appliance stops."
+FIRST_FRAME_S: Final = 10.0
+"A link that nothing has come by which has a meaning is given up."
 MAX_UNSENT_BYTES: Final = 64 << 20
 "A peer that never reads is given up at this many bytes."
 
@@ -34,7 +36,7 @@ class Link(asyncio.BufferedProtocol):
         self.on_frames = on_frames
         self.on_lost = on_lost
         self.context: Any = None
-        "The owner's."
+        "The owner's; None before the first frame that has a meaning."
         self.identity: Identity | None = None
         "Who the peer has proved to be; on a Unix socket nobody has to."
         self._transport: asyncio.Transport | None = None
@@ -50,7 +52,7 @@ class Link(asyncio.BufferedProtocol):
     def send_all(self, pieces: Sequence[bytes]) -> None:
         """Queue pieces of frames, in order. A link that is closed drops them."""
         transport = self._transport
-        if transport is None or self._reason is not None:
+        if transport is None or self._reason is not None or transport.is_closing():
             return
         transport.writelines(pieces)
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
@@ -170,7 +172,8 @@ class Listener:
         self.way = way
         self._on_frames = on_frames
         self._on_lost = on_lost
-        self._links: set[Link] = set()
+        self._links: dict[Link, asyncio.TimerHandle] = {}
+        "And when it has to have said what it is for."
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -183,11 +186,15 @@ class Listener:
 
     def _accept(self) -> Link:
         link = Link(self._on_frames, self._lost)
-        self._links.add(link)
+        self._links[link] = asyncio.get_running_loop().call_later(FIRST_FRAME_S, self._check_begun, link)
         return link
 
+    def _check_begun(self, link: Link) -> None:
+        if link.context is None:
+            link.close("it has not said what it is for")
+
     def _lost(self, link: Link, reason: str) -> None:
-        self._links.discard(link)
+        self._links.pop(link).cancel()
         self._on_lost(link, reason)
 
     async def close(self) -> None:

@@ -7,24 +7,24 @@ import ssl
 from collections import Counter
 from collections.abc import Callable
 from typing import Any, Final
-from weakref import WeakSet
+from weakref import WeakKeyDictionary
 
 import structlog
 
-from iscsi_rp.clock import monotonic_s
+from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.errors import Error
 from iscsi_rp.link.connection import Link
 from iscsi_rp.link.credentials import Credentials, Signature
 from iscsi_rp.link.pki import Identity, identity_in
 
-HANDSHAKE_S: Final = 5.0
+HANDSHAKE_S: Final = 4.0
 MAX_HANDSHAKES: Final = 32
 "Connections that have not proved who they are; one beyond them is closed."
 MAX_LINKS: Final = 256
 "Of one peer: each may keep a frame of 8 MiB that is not whole."
 SHUTDOWN_S: Final = 2.0
 WATCH_S: Final = 2.0
-"Files that were changed, as the list of the revoked, end what stands within this."
+"Within this a change of files, as of the list of the revoked, or the end of a certificate ends what stands."
 REFUSED_S: Final = 300.0
 "For so long a refused connection is told."
 LOG_S: Final = 1.0
@@ -56,7 +56,8 @@ class Tls:
         self._credentials = credentials
         self._peer = peer
         self._signature = credentials.signature()
-        self._links: WeakSet[Link] = WeakSet()
+        self._links: WeakKeyDictionary[Link, float] = WeakKeyDictionary()
+        "Until when the peer's certificate is valid: seconds since 1970, UTC."
         self._handshakes: dict[asyncio.Task[None], str] = {}
         "And the address that each comes from; the oldest first."
         self._watcher: asyncio.Task[None] | None = None
@@ -117,7 +118,7 @@ class Tls:
             transport.abort()
             raise ConnectionResetError("the certificates of this site have just changed")
         link.identity = _identity(transport)
-        self._links.add(link)
+        self._links[link] = ssl.cert_time_to_seconds(transport.get_extra_info("peercert")["notAfter"])
         _set_keepalive(transport)
         transport.set_protocol(link)
         link.connection_made(transport)
@@ -175,7 +176,7 @@ class Tls:
         reason = None
         if identity is None:
             reason = "its certificate does not say who it is"
-        elif sum(link.identity == identity for link in self._links) >= MAX_LINKS:
+        elif sum(link.open and link.identity == identity for link in self._links) >= MAX_LINKS:
             reason = f"{identity} has {MAX_LINKS} links already"
         if reason:
             self._refuse(transport, reason)
@@ -216,6 +217,9 @@ class Tls:
                 _log.info("certificates changed", way=str(self), links=len(self._links))
                 for link in list(self._links):
                     link.close("the certificates of this site have changed")
+            for link, end_s in list(self._links.items()):
+                if end_s < utc_ns() / 1e9:
+                    link.close(f"the certificate of {link.identity} has expired")
 
     async def close(self) -> None:
         for task in (*self._handshakes, *filter(None, (self._watcher,))):

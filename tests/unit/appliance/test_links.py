@@ -5,8 +5,12 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
+import pytest
+
 from iscsi_rp.appliance.catalogue import Catalogue
+from iscsi_rp.appliance.receiver import MAX_PROCESSORS
 from iscsi_rp.appliance.service import Service
+from iscsi_rp.errors import NotFoundError
 from iscsi_rp.frontend import IscsiServer
 from iscsi_rp.link.connection import Link, connect
 from iscsi_rp.link.credentials import Credentials
@@ -42,13 +46,13 @@ class Site:
         await until(lambda: end.frames)
         return end
 
-    async def hello(self, identity: Identity, array_id: str) -> End:
+    async def hello(self, identity: Identity, array_id: str, processor: str = "sp-a") -> End:
         """For the group that there is."""
         (group,) = self.service.groups.values()
         link, end = await self.link(identity)
         message = Hello(
             array_id=array_id,
-            processor=f"{array_id}/sp-a",
+            processor=processor if "/" in processor else f"{array_id}/{processor}",
             group=group.row.group_id,
             fresh=True,
             volumes=VOLUMES[:1],
@@ -120,6 +124,7 @@ def test_a_group_takes_writes_of_its_own_array_only(tmp_path: Path) -> None:
             for array_id in ("id-1", "id-2"):
                 assert refusal(await at.hello(OTHER, array_id)) == "array array-2 speaks for array array-1"
             assert refusal(await at.hello(MINE, "id-2")) == "the group is another array's"
+            assert refusal(await at.hello(MINE, "id-1", "id-2/sp-a")).startswith("id-2/sp-a is not a storage")
             assert at.service.groups["db"].receiver.sessions == {}
             welcomed = await at.hello(MINE, "id-1")
             await until(lambda: welcomed.frames[-1][0] == wire.WELCOME)
@@ -192,5 +197,40 @@ def test_nothing_behind_a_refused_frame_counts(tmp_path: Path) -> None:
             await until(lambda: end.lost)
             assert refusal(end) == "array array-1 speaks for array array-2"
             assert group.receiver.state.last_session == 0
+
+    asyncio.run(test())
+
+
+def test_a_group_has_so_many_storage_processors_and_no_more(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with site(tmp_path) as at:
+            for number in range(MAX_PROCESSORS):
+                welcomed = await at.hello(MINE, "id-1", f"sp-{number}")
+                await until(lambda end=welcomed: end.frames[-1][0] == wire.WELCOME)  # type: ignore[misc]
+            assert "4 storage processors already" in refusal(await at.hello(MINE, "id-1", "sp-x"))
+            again = await at.hello(MINE, "id-1", "sp-0")
+            await until(lambda: again.frames[-1][0] == wire.WELCOME)
+
+    asyncio.run(test())
+
+
+def test_of_announcements_that_come_at_once_the_last_counts(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with site(tmp_path) as at:
+            link, end = await at.link(MINE)
+            frames = [
+                wire.frame(
+                    wire.ANNOUNCE,
+                    payload=Announce(array_id="id-1", name="array-1", volumes=VOLUMES[:count]).encode(),
+                )
+                for count in (2, 0, 1)
+            ]
+            link.send(b"".join(frames))
+            await until(lambda: end.frames)
+            await asyncio.sleep(0.1)
+            assert len(end.frames) == 1
+            assert at.service.links.find_volume("data")[0].volumes == VOLUMES[:1]
+            with pytest.raises(NotFoundError):
+                at.service.links.find_volume("log")
 
     asyncio.run(test())

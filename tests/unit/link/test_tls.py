@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 
 from iscsi_rp.clock import utc_ns
 from iscsi_rp.errors import ConfigError, ConflictError, Error, UnreachableError
-from iscsi_rp.link import tls
+from iscsi_rp.link import connection, tls
 from iscsi_rp.link.connection import Link, Listener, connect
 from iscsi_rp.link.credentials import Credentials
 from iscsi_rp.link.pki import AUTHORITY, REVOKED, Authority, Identity, Role
@@ -517,3 +517,32 @@ def test_a_certificate_that_ends_soon_is_told(tmp_path: Path) -> None:
     assert "of array array-1 expires in" in str(Credentials(tmp_path, ARRAY).expiry)
     made.issue(ARRAY, 29, renew=True, now_ns=utc_ns() - 40 * DAY_NS)
     assert "has expired" in str(Credentials(tmp_path, ARRAY).expiry)
+
+
+def test_a_link_ends_with_its_peers_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tls, "WATCH_S", 0.1)
+    made = Authority.open(authority(tmp_path))
+    short = Identity(Role.ARRAY, "short")
+    made.issue(short, 1, now_ns=utc_ns() - DAY_NS + 4 * 10**9)
+
+    async def test(at: Site) -> None:
+        standing, ending = await at.connect(), await at.connect(identity=short)
+        for link in (standing, ending):
+            link.send(wire.frame(wire.END))
+        await until(lambda: len(at.above.frames) == 2)
+        await until(lambda: not ending.open)
+        assert at.above.lost == ["the certificate of array short has expired"]
+        assert standing.open
+
+    run(tmp_path, test)
+
+
+def test_a_link_that_never_says_what_it_is_for_ends(site: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection, "FIRST_FRAME_S", 0.3)
+
+    async def test(at: Site) -> None:
+        link = await at.connect()
+        await until(lambda: not link.open)
+        assert at.above.lost == ["it has not said what it is for"]
+
+    run(site, test)
