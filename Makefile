@@ -48,7 +48,7 @@ kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode L
 
 lab: ## the scenarios of vagrant/, provisioned and run in two guests (4 minutes)
 	@scripts/setup.sh mmdebstrap shellcheck vagrant vagrant-libvirt
-	$(PYTHON) -m pytest -q -m lab -n 2 --dist loadgroup tests/lab
+	$(PYTHON) -m pytest -q -m lab -n 2 tests/lab
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)

@@ -8,7 +8,7 @@ import pytest
 
 from tests.kernel.guest import CHECKOUT
 from tests.kit.shown import Shown, matches, shown
-from tests.lab.conftest import Lab, together
+from tests.lab.conftest import Lab
 
 pytestmark = pytest.mark.lab
 
@@ -35,8 +35,7 @@ def test_its_commands_print_what_it_shows(lab: Lab, record_property: Callable[[s
     assert 0 < first_s < 180
 
 
-@together
-def test_its_commands_for_three_machines_print_what_it_shows(three: dict[str, Lab]) -> None:
+def test_three_its_commands_print_what_it_shows(three: dict[str, Lab]) -> None:
     commands = [each for each in shown(page()[1], "#") if "scenarios/" not in each.command]
     assert len(commands) >= 3
     typed(three["host"], commands)

@@ -9,7 +9,7 @@ import pytest
 from tests.kernel.guest import CHECKOUT
 from tests.kernel.site import eventually
 from tests.kit.shown import matches, shown
-from tests.lab.conftest import Lab, together
+from tests.lab.conftest import Lab
 
 pytestmark = pytest.mark.lab
 
@@ -24,9 +24,8 @@ def test_scenario(lab: Lab, record_property: Callable[[str, str], None], script:
     killed_and_run([lab], script, lambda: bool(mounts(lab)), record_property)
 
 
-@together
 @pytest.mark.parametrize("script", [THREE])
-def test_scenario_of_three_machines(
+def test_three_scenario(
     three: dict[str, Lab], record_property: Callable[[str, str], None], script: str
 ) -> None:
     """It is killed while the link is cut."""

@@ -19,7 +19,7 @@ Host $name
     BatchMode yes
     ConnectTimeout 10
     ControlMaster auto
-    ControlPath $runtime/ssh-%n
+    ControlPath /run/iscsi-rp-ssh-%n
     ControlPersist 60
 END
     done | put /etc/ssh/ssh_config.d/iscsi-rp-lab.conf
@@ -37,7 +37,14 @@ if [ ! -e "$key" ]; then
     echo "provision: trust: left alone: there is no $key (\`ssh-keygen -t ed25519 -N '' -f FILE\` makes one, for all three machines)"
     exit
 fi
+mirror="see that apt reaches a mirror of Debian 12"
 case $machine in
-    host) step trust "look at $key" holder ;;
-    array | appliance) step trust "look at $key.pub" accepted ;;
+    host)
+        step packages "$mirror" packages openssh-client
+        step trust "look at $key" holder
+        ;;
+    array | appliance)
+        step packages "$mirror" packages openssh-server
+        step trust "look at $key.pub" accepted
+        ;;
 esac
