@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import Final
 
 import pytest
-from xdist.remote import Producer  # type: ignore[import-untyped]
-from xdist.scheduler import LoadScopeScheduling  # type: ignore[import-untyped]
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from tests.kernel import guest as machine
 from tests.kernel.guest import CHECKOUT, Guest, Result, Running
