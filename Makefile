@@ -46,7 +46,7 @@ kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode L
 	$(PYTHON) -m tests.kernel.conformance
 	$(PYTHON) -m tests.kernel.bench --pairs 3
 
-lab: ## the scenarios of vagrant/, provisioned and run in two guests (4 minutes)
+lab: ## the scenarios of vagrant/, provisioned and run in guests (7 minutes)
 	@scripts/setup.sh mmdebstrap shellcheck vagrant vagrant-libvirt
 	$(PYTHON) -m pytest -q -m lab -n 2 tests/lab
 
