@@ -29,4 +29,6 @@ class UnreachableError(RpError):
 
     @property
     def brief(self) -> str:
-        return f"the {self._daemon} does not answer: `iscsi-rp up` starts it"
+        return (
+            f"the {self._daemon} does not answer: `iscsi-rp up` starts it, unless it has a machine of its own"
+        )
