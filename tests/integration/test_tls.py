@@ -90,7 +90,7 @@ def test_a_revoked_array_is_not_protected_until_it_has_a_new_certificate(stack: 
         assert stack.mode("revoked") is SplitterMode.MARKING
         authority.issue(ARRAY)
         stack.wait_splitting("revoked")
-        assert stack.array_api.status().appliance == "rpa-1"
+        eventually("the appliance", lambda: stack.array_api.status().appliance == "rpa-1")
         host.write(lun, 2 * BLOCK, pattern(3))
     assert stack.verify("revoked").result["equal"] is True
 
