@@ -2,13 +2,14 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
 
 from iscsi_rp.control.appliance_models import BookmarkCreate, ImageRequest, ImageSelector
 from iscsi_rp.control.array_models import SplitterMode
 from iscsi_rp.link.pki import Authority, Identity, Role
+from tests.integration.test_daemons import BLOCK, eventually, pattern
 from tests.kit.initiator import Initiator
 from tests.kit.stack import IQN, SPLIT_TIMEOUT_S, Stack
 
@@ -27,20 +28,6 @@ def stack(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
         running.kill()
         running.array_api.close()
         running.appliance_api.close()
-
-
-BLOCK = 64 << 10
-
-
-def pattern(number: int) -> bytes:
-    return bytes([number]) * BLOCK
-
-
-def eventually(what: str, condition: Callable[[], object], timeout_s: float = 20.0) -> None:
-    deadline_s = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline_s, f"{what} did not come within {timeout_s} s"
-        time.sleep(0.05)
 
 
 def protected(stack: Stack, name: str) -> int:
