@@ -41,9 +41,9 @@ def data_of(result: Result) -> Buffer:
 
 def compare(sent: Buffer, stored: Buffer) -> None:
     """Raises MISCOMPARE with the offset of the first byte that differs, unless both are equal."""
-    if sent == stored:
+    mine, theirs = bytes(sent), bytes(stored)  # views would be compared byte by byte
+    if mine == theirs:
         return
-    mine, theirs = memoryview(sent), memoryview(stored)
     low, high = 0, len(mine)
     while high - low > 1:
         middle = (low + high) // 2
