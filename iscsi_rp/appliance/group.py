@@ -17,7 +17,7 @@ import structlog
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.images import Offer
-from iscsi_rp.appliance.receiver import Receiver, Session
+from iscsi_rp.appliance.receiver import Peer, Receiver, Session
 from iscsi_rp.appliance.state import MAX_BOOKMARKS, Bookmark, GroupState, Note
 from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.control.models import Alert
@@ -29,13 +29,15 @@ from iscsi_rp.journal.replica import Replica
 from iscsi_rp.journal.segment import Segment
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.digests import equal_regions
-from iscsi_rp.replication.messages import VolumeInfo, region_frames
+from iscsi_rp.replication.messages import Hello, VolumeInfo, region_frames
 from iscsi_rp.replication.regions import REGION_SHIFT, region_count
 
 SYNC_S: Final = 0.2
 "Between two rounds of making the log durable, while nobody waits for one."
-POLL_S: Final = 0.02
-"How often it is looked whether somebody does, and the processors are probed."
+NEXT_SYNC_S: Final = 0.02
+"At least between two rounds, whoever waits: more of them are served together."
+PROBE_S: Final = 0.02
+"From the first write that no probe has asked about to the next probe."
 DISTRIBUTE_BYTES: Final = 32 << 20
 "What one distribution takes on."
 IDLE_S: Final = 0.5
@@ -53,6 +55,7 @@ MIN_JOURNAL_BYTES: Final = SEGMENTS * MIN_SEGMENT_BYTES
 ACCESS_LOG_SHARE: Final = 0.2
 HOUSEKEEPING_S: Final = 0.1
 BOOKMARK_TIMEOUT_S: Final = 5.0
+BOOKMARK_POLL_S: Final = 0.01
 ACCESS: Final = "access"
 RESTORE: Final = "restore"
 
@@ -88,8 +91,10 @@ class Group:
         "One for flushes of the log, one for distribution."
         self._tasks: list[asyncio.Task[None]] = []
         self._loop = asyncio.get_running_loop()
+        self._waited_for = asyncio.Event()
+        "Somebody waits for the log to be durable."
+        self._next_probe: asyncio.TimerHandle | None = None
         self._last_write_s = 0.0
-        self._last_sync_s = 0.0
         self._broken: JournalError | None = None
         "What went wrong with an append; the log has to be cut back and opened again."
         self._stopping = False
@@ -109,7 +114,6 @@ class Group:
             asyncio.create_task(work, name=f"{name}-{self.row.name}")
             for name, work in (
                 ("sync", self._keep_durable()),
-                ("probe", self._keep_probing()),
                 ("house", self._keep_house()),
             )
         ]
@@ -153,6 +157,7 @@ class Group:
     async def close(self) -> None:
         """End the sessions, make the log durable, stop."""
         self._stopping = True  # each task ends by itself: a flush or a step of distribution is not to be torn
+        self._waited_for.set()
         if self._tasks:
             await asyncio.wait(self._tasks)
         self._tasks = []
@@ -161,6 +166,8 @@ class Group:
             with contextlib.suppress(JournalError):
                 await self._sync()
         self.running = False
+        if self._next_probe is not None:
+            self._next_probe.cancel()
         self._threads.shutdown(wait=True)
         self._disk.shutdown(wait=True)
         if hasattr(self, "log"):
@@ -169,6 +176,12 @@ class Group:
             copy.close()
 
     # -- frames of a session
+
+    def hello(self, peer: Peer, hello: Hello) -> Session:
+        """A splitter offers a session. Raises RemoteProtocolError when it does not fit this group."""
+        session = self.receiver.hello(peer, hello, utc_ns())
+        self._see_to_it()
+        return session
 
     def receive(self, session: Session, frames: Sequence[wire.Frame]) -> None:
         """What a splitter sent; a fault of the peer or of the journal ends the session."""
@@ -183,6 +196,25 @@ class Group:
         except JournalError as error:
             self._broken = error
             self.receiver.end_all(error.message)
+        self._see_to_it()
+
+    def _see_to_it(self) -> None:
+        """Something has come: make it durable at once where somebody waits for that, and ask soon who still
+        splits.
+        """
+        if self.receiver.needs_sync or self._broken is not None:
+            self._waited_for.set()
+        if self.receiver.wants_probe and self._next_probe is None:
+            self._next_probe = self._loop.call_later(PROBE_S, self._probe)
+
+    def _probe(self) -> None:
+        self._next_probe = None
+        self.receiver.probe()
+
+    def restore(self, position: int) -> None:
+        """Restore production to an image. Raises JournalError."""
+        self.receiver.restore(position, utc_ns())
+        self._see_to_it()
 
     def _pause(self, code: str, text: str, next_step: str) -> None:
         self.alerts[code] = Alert(code=code, text=text, next_step=next_step)
@@ -193,21 +225,24 @@ class Group:
 
     async def _keep_durable(self) -> None:
         while not self._stopping and self.running:
-            await asyncio.sleep(POLL_S)
-            waited_for = self.receiver.needs_sync or monotonic_s() - self._last_sync_s >= SYNC_S
-            if (self.receiver.wants_sync and waited_for) or self._broken is not None:
-                try:
-                    if self._broken is not None:
-                        broken, self._broken = self._broken, None
-                        raise broken
-                    await self._sync()
-                except JournalFullError as error:
-                    self._pause("journal-full", error.message, "Free space on the journal's file system.")
-                except JournalError as error:
-                    await self._journal_failed(error)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(SYNC_S):
+                    await self._waited_for.wait()
+            self._waited_for.clear()
+            if not self.receiver.wants_sync and self._broken is None:
+                continue
+            try:
+                if self._broken is not None:
+                    broken, self._broken = self._broken, None
+                    raise broken
+                await self._sync()
+            except JournalFullError as error:
+                self._pause("journal-full", error.message, "Free space on the journal's file system.")
+            except JournalError as error:
+                await self._journal_failed(error)
+            await asyncio.sleep(NEXT_SYNC_S)
 
     async def _sync(self) -> None:
-        self._last_sync_s = monotonic_s()
         sync = self.receiver.begin_sync(utc_ns())
         try:
             await self._loop.run_in_executor(self._disk, sync.ticket.run)
@@ -250,11 +285,6 @@ class Group:
         for copy in self._copies.values():
             copy.close()
         self._open()
-
-    async def _keep_probing(self) -> None:
-        while not self._stopping:
-            await asyncio.sleep(POLL_S)
-            self.receiver.probe()
 
     # -- distribution and trimming
 
@@ -428,6 +458,7 @@ class Group:
         position = self.receiver.bookmark(name, consistency, utc_ns())
         give_up_s = monotonic_s() + BOOKMARK_TIMEOUT_S
         self.receiver.awaited = position
+        self._see_to_it()
         while self.receiver.offered < position:
             opened = self.receiver.span_from is not None and self.receiver.span_from < position
             if opened or monotonic_s() > give_up_s:
@@ -435,7 +466,7 @@ class Group:
                 raise ConflictError(
                     "the group went out of sync before the bookmark was sealed; it was not made"
                 )
-            await asyncio.sleep(POLL_S)
+            await asyncio.sleep(BOOKMARK_POLL_S)
         return bookmarks[name]
 
 

@@ -6,7 +6,7 @@ import structlog
 
 from iscsi_rp.appliance.group import Group
 from iscsi_rp.appliance.receiver import Session
-from iscsi_rp.clock import monotonic_s, utc_ns
+from iscsi_rp.clock import monotonic_s
 from iscsi_rp.control import models
 from iscsi_rp.errors import ConflictError, Error, NotFoundError
 from iscsi_rp.link.connection import Link, Listener, Way
@@ -171,7 +171,7 @@ class Links:
                 raise PeerError(f"{hello.processor} is not a storage processor of the array")
             if not group.running:
                 raise ConflictError("the group's journal cannot be used")
-            link.context = GroupLink(group, group.receiver.hello(link, hello, utc_ns()))
+            link.context = GroupLink(group, group.hello(link, hello))
         except Error as error:
             _log.warning("session refused", group=hello.group, reason=error.message)
             self._refuse(link, error)

@@ -350,9 +350,14 @@ class Receiver:
             self.content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
             self.span_from = None
 
+    @property
+    def wants_probe(self) -> bool:
+        """Something is new, images of it could be offered, and nobody is being asked yet."""
+        return self.span_from is None and self.content_end > self.sealed and not self._probe_position
+
     def probe(self) -> None:
-        """Ask every processor whether it still splits. Called many times a second."""
-        if self.span_from is not None or self.content_end <= self.sealed or self._probe_position:
+        """Ask every processor whether it still splits. Called many times a second while something is new."""
+        if not self.wants_probe:
             return
         self._probe += 1
         self._probe_position = self.log.end

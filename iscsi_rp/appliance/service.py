@@ -406,7 +406,7 @@ class Service:
                 )
             await self._check_room(runtime, image)
             runtime.pin(RESTORE, image.position)
-            receiver.restore(image.position, utc_ns())
+            runtime.restore(image.position)
             return self._jobs.start("recover-production", group, self._recovery(runtime, image))
 
     @staticmethod

@@ -176,7 +176,7 @@ class GroupSplitter:
         core, effects = self.core, self.core.effects
         try:
             while True:
-                if core.mode is not Mode.MARKING:
+                if core.mode is not Mode.MARKING and core.resync.working:
                     core.resync.step(monotonic_s() - self._last_write_s < HOSTS_WRITE_S)
                 if not effects:
                     break

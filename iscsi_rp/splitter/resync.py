@@ -124,11 +124,16 @@ class Resync:
 
     # -- one step
 
+    @property
+    def working(self) -> bool:
+        """There may be something for `step` to do."""
+        return bool(self._core.resyncing or self._uncleared or self.verification)
+
     def step(self, hosts_are_writing: bool) -> None:
         """Start reads as far as limits allow; send END when nothing is left. Called by the shell after
         each round of work.
         """
-        if not (self._core.resyncing or self._uncleared or self.verification):
+        if not self.working:
             return
         limit = READS_BUSY if hosts_are_writing else READS_IDLE
         if len(self._reads) < limit and self._has_work():

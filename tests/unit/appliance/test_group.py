@@ -14,7 +14,6 @@ from iscsi_rp.appliance import group as group_module
 from iscsi_rp.appliance.group import ACCESS, Group
 from iscsi_rp.appliance.group_files import make_files
 from iscsi_rp.appliance.receiver import Session
-from iscsi_rp.clock import utc_ns
 from iscsi_rp.control.appliance_models import ImageSelector
 from iscsi_rp.errors import ConflictError
 from iscsi_rp.journal.errors import DamagedRecordError, ImageGoneError
@@ -36,6 +35,7 @@ class Splitter:
         self.sequence = 0
         self.deaf = False
         self.paused = False
+        self.restored_to: int | None = None
         self.closed: str | None = None
         self.session: Session
 
@@ -45,7 +45,7 @@ class Splitter:
         volume = VolumeInfo(uuid=each.volume_uuid, name=each.name, size=SIZE, block_size=512)
         hello = Hello(array_id="a", processor="a/sp-a", group="g", fresh=False, volumes=[volume])
         self.closed = None
-        self.session = self.group.receiver.hello(self, hello, utc_ns())
+        self.session = self.group.hello(self, hello)
         await until(lambda: self.session.welcomed)
         self._tell((wire.START, 0, 0, self.sequence, self.session.number, 0, b"", 0))
         self._tell((wire.END, 0, 0, 0, 0, 0, b"", 0))
@@ -58,6 +58,8 @@ class Splitter:
             if kind == wire.PROBE and not self.deaf:
                 asyncio.get_running_loop().call_soon(self._tell, (wire.ANSWER, 0, 0, 0, a, 0, b"", 0))
             self.paused |= kind == wire.PAUSE
+            if kind == wire.RESTORE:
+                self.restored_to = a
 
     def close(self, reason: str) -> None:
         self.closed = reason
@@ -118,6 +120,37 @@ def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalogue.Group:
     monkeypatch.setattr(group_module, "SEGMENT_BYTES", MIB)
     monkeypatch.setattr(group_module, "KEEP_FREE_BYTES", 0)
     return new_row(tmp_path)
+
+
+# -- rounds of making the log durable
+
+
+def test_whoever_waits_does_not_wait_for_the_next_round(
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_module, "SYNC_S", 3600)
+
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        splitter.write(0, b"1" * PAGE)
+        await until(lambda: group.receiver.sealed == group.receiver.content_end)
+        bookmark = await group.bookmark("noon", "crash")
+        group.restore(bookmark.position)
+        await until(lambda: splitter.restored_to == bookmark.position)
+        await asyncio.sleep(5 * group_module.NEXT_SYNC_S)  # the round is over: `close` does not wait either
+
+    run(row, test)
+
+
+def test_what_nobody_waits_for_is_offered_all_the_same(row: catalogue.Group) -> None:
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        for number in range(3):
+            splitter.write(number * PAGE, b"1" * PAGE)
+            await asyncio.sleep(group_module.PROBE_S / 2)
+        assert image(group, await splitter.sealed()) == splitter.content
+
+    run(row, test)
 
 
 # -- bookmarks
