@@ -224,11 +224,13 @@ class Group:
     # -- durability
 
     async def _keep_durable(self) -> None:
+        begun_s = self._loop.time()
         while not self._stopping and self.running:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(SYNC_S):
+                async with asyncio.timeout_at(begun_s + SYNC_S):
                     await self._waited_for.wait()
             self._waited_for.clear()
+            begun_s = self._loop.time()
             if not self.receiver.wants_sync and self._broken is None:
                 continue
             try:

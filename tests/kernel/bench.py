@@ -88,7 +88,8 @@ def _compare(name: str, daemons: Daemons, running: Guest, ours: str, theirs: str
 
 
 def _is_quiet(daemons: Daemons) -> bool:
-    return all(each["distributed"] == each["end"] for each in daemons.status("appliance")["groups"])
+    groups = daemons.status("appliance").get("groups", [])
+    return bool(groups) and all(each["distributed"] == each["end"] for each in groups)
 
 
 def _writes(running: Guest, disk: str) -> float:

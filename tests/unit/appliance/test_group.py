@@ -36,6 +36,7 @@ class Splitter:
         self.deaf = False
         self.paused = False
         self.restored_to: int | None = None
+        self.unblocked = False
         self.closed: str | None = None
         self.session: Session
 
@@ -58,6 +59,7 @@ class Splitter:
             if kind == wire.PROBE and not self.deaf:
                 asyncio.get_running_loop().call_soon(self._tell, (wire.ANSWER, 0, 0, 0, a, 0, b"", 0))
             self.paused |= kind == wire.PAUSE
+            self.unblocked |= kind == wire.UNBLOCK
             if kind == wire.RESTORE:
                 self.restored_to = a
 
@@ -73,6 +75,11 @@ class Splitter:
         self._tell((wire.WRITE, 1, 0, self.sequence, offset, len(data), data, wire.checksum(data)))
         if self.closed is None:
             self.content[offset : offset + len(data)] = data
+
+    def restored(self) -> None:
+        """It has taken over the image it was told to."""
+        assert self.restored_to is not None
+        self._tell((wire.RESTORED, 0, 0, 0, self.restored_to, 0, b"", 0))
 
     async def sealed(self) -> int:
         """Until everything written is offered; the position."""
@@ -137,6 +144,8 @@ def test_whoever_waits_does_not_wait_for_the_next_round(
         bookmark = await group.bookmark("noon", "crash")
         group.restore(bookmark.position)
         await until(lambda: splitter.restored_to == bookmark.position)
+        splitter.restored()
+        await until(lambda: splitter.unblocked)
         await asyncio.sleep(5 * group_module.NEXT_SYNC_S)  # the round is over: `close` does not wait either
 
     run(row, test)
