@@ -47,7 +47,7 @@ class TcmuDevice:
         self._nexus = Nexus("", {0: unit}, port=UNKNOWN_PORT)
         self._since: dict[int, tuple[int, int]] = {}
         "Of each open command: (place in the counts, microseconds on the clock when it came)."
-        self._taking = self._kicking = self._over = False
+        self._taking = self._answered = self._over = False
         self._idle = asyncio.Event()
         self._uio = Uio(place)
         try:
@@ -102,8 +102,7 @@ class TcmuDevice:
             commands.append((cmd_id, cdb, data))
         self._submit(commands)
         self._taking = False
-        if self._kicking and not self._over:
-            self._kick()
+        self._kick()
         if len(found) >= COMMANDS:
             self._loop.call_soon(self._drain)
 
@@ -130,10 +129,9 @@ class TcmuDevice:
                 self.read_bytes += transfer
             elif kind == _SENT:
                 self.written_bytes += transfer
-        if not self._kicking:
-            self._kicking = True
-            if not self._taking:
-                self._loop.call_soon(self._kick)
+        self._answered = True
+        if not self._taking:
+            self._kick()
         if not len(ring):
             self._idle.set()
 
@@ -143,9 +141,9 @@ class TcmuDevice:
         self._broken(self)
 
     def _kick(self) -> None:
-        """Once for all that was answered meanwhile."""
-        self._kicking = False
-        if not self._over:
+        """Tell the kernel, once for all that was answered while commands were taken."""
+        if self._answered and not self._over:
+            self._answered = False
             # Gone: nobody waits for answers, and that it is is told by netlink.
             with contextlib.suppress(OSError):
                 self._uio.kick()
