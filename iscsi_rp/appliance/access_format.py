@@ -7,7 +7,7 @@ only behind the very record that it was written behind.
 import struct
 from typing import Final, NamedTuple
 
-import google_crc32c
+from crc32c import crc32c
 
 from iscsi_rp.journal.files import OsFile
 
@@ -42,19 +42,19 @@ class Record(NamedTuple):
 def pack_header(group: bytes, position: int) -> bytes:
     """The start of the access log over the image at `position` of a group (16 bytes)."""
     header = _HEADER.pack(_MAGIC, VERSION, group, position)
-    return header + _CRC.pack(google_crc32c.value(header))
+    return header + _CRC.pack(crc32c(header))
 
 
 def first_chain(header: bytes) -> int:
     """What the first record is chained to."""
-    return int(google_crc32c.value(header))
+    return int(crc32c(header))
 
 
 def pack_record(record: Record, payload: bytes, chain: int) -> tuple[bytes, int]:
     """The header of a record that follows one with the chain `chain`, and the record's own chain."""
     kind, volume, offset, length = record
-    fields = _RECORD.pack(_RECORD_MAGIC, kind, volume, google_crc32c.value(payload), offset, length)
-    chain = google_crc32c.extend(chain, fields)
+    fields = _RECORD.pack(_RECORD_MAGIC, kind, volume, crc32c(payload), offset, length)
+    chain = crc32c(fields, chain)
     return fields + _CRC.pack(chain), chain
 
 
@@ -66,7 +66,7 @@ def read_record(file: OsFile, start: int, size: int, chain: int) -> tuple[Record
     """
     header = file.pread(RECORD_BYTES, start)
     fields = header[: _RECORD.size]
-    chain = google_crc32c.extend(chain, fields)
+    chain = crc32c(fields, chain)
     if len(header) < RECORD_BYTES or header[_RECORD.size :] != _CRC.pack(chain):
         return None
     magic, kind, volume, payload_crc, offset, length = _RECORD.unpack(fields)
@@ -74,6 +74,6 @@ def read_record(file: OsFile, start: int, size: int, chain: int) -> tuple[Record
     start += RECORD_BYTES
     if magic != _RECORD_MAGIC or kind not in (DATA, ZERO) or start + record.payload_length > size:
         return None
-    if google_crc32c.value(file.pread(record.payload_length, start)) != payload_crc:
+    if crc32c(file.pread(record.payload_length, start)) != payload_crc:
         return None
     return record, chain

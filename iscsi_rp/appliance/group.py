@@ -482,4 +482,5 @@ def recover(state: GroupState, log: Log) -> None:
         if payload is not None:
             state.apply(record.kind, record.position, record.time_ns, json.loads(payload))
         else:
-            state.received(record.session, record.seq, record.volume, record.offset, record.length)
+            extent = (record.offset, record.length)
+            state.received(record.session, record.seq, record.volume, (extent,))

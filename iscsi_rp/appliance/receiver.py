@@ -20,6 +20,7 @@ from typing import Any, Final, Protocol
 
 from iscsi_rp.appliance.state import GroupState, Note
 from iscsi_rp.journal.log import Log, SyncTicket
+from iscsi_rp.journal.record import Entry
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication import messages
 from iscsi_rp.replication.frames import RemoteProtocolError
@@ -180,8 +181,7 @@ class Receiver:
         """
         if not self._is_current(session):
             return  # a session that is closed: late data
-        entries: list[tuple[int, int, int, int, int, int, bytes, int]] = []
-        received = self.state.received
+        entries: list[Entry] = []
         number, sequence, started = session.number, session.sequence, session.started
         volumes, sizes = session.volumes, session.sizes
         for frame in frames:
@@ -194,9 +194,7 @@ class Receiver:
                     raise RemoteProtocolError("a write outside of its volume")
                 if flags not in wire.KINDS or len(payload) != (b if flags in wire.KINDS_WITH_DATA else 0):
                     raise RemoteProtocolError("a write whose data does not fit its extent")
-                index = volumes[volume]
-                received(number, seq, index, a, b)
-                entries.append((flags, index, number, seq, a, b, payload, crc))
+                entries.append((flags, volumes[volume], number, seq, a, b, payload, crc))
                 continue
             if entries:
                 self._append(session, entries, now_ns)
@@ -206,11 +204,18 @@ class Receiver:
         if entries:
             self._append(session, entries, now_ns)
 
-    def _append(
-        self, session: Session, entries: list[tuple[int, int, int, int, int, int, bytes, int]], now_ns: int
-    ) -> None:
+    def _append(self, session: Session, entries: list[Entry], now_ns: int) -> None:
+        sequence = entries[-1][3]
+        extents: dict[int, list[tuple[int, int]]] = {}
+        for _, index, _, _, offset, length, _, _ in entries:
+            if index in extents:
+                extents[index].append((offset, length))
+            else:
+                extents[index] = [(offset, length)]
+        for index, of_volume in extents.items():
+            self.state.received(session.number, sequence, index, of_volume)
         self.content_end = self.log.append(entries, now_ns)
-        session.sequence = entries[-1][3]
+        session.sequence = sequence
         session.peer.send(wire.frame(wire.RECEIVED, sequence=session.sequence))
 
     def _rare(self, session: Session, frame: wire.Frame, now_ns: int) -> None:

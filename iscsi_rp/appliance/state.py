@@ -8,6 +8,7 @@ docs/appliance.md lists the notes.
 
 import json
 import zlib
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from enum import IntEnum
 from typing import Any, Final
@@ -127,15 +128,16 @@ class GroupState:
         self._names[session] = name
         self.last_session = max(self.last_session, session)
 
-    def received(self, session: int, sequence: int, volume: int, offset: int, length: int) -> None:
-        """A write of a session is in the log and may not be durable in the processor's store."""
+    def received(self, session: int, sequence: int, volume: int, extents: Sequence[tuple[int, int]]) -> None:
+        """Writes of a session, the last with `sequence`, are in the log and may not be durable in the
+        processor's store. Each is `(offset, length)`.
+        """
         name = self._names.get(session)
         if name is not None:
             trails = self.processors[name].since_stored
-            trail = trails.get(volume)
-            if trail is None:
-                trail = trails[volume] = RegionTrail()
-            trail.add_extent(sequence, volume, offset, length)
+            if volume not in trails:
+                trails[volume] = RegionTrail()
+            trails[volume].add_extents(sequence, volume, extents)
 
     # -- after a crash, and at each new segment
 

@@ -75,7 +75,7 @@ class Restore:
             data = await self._fetch(volume, offset, length)
             if len(data) != length:
                 raise RestoreError("the appliance sent less of the image than was asked for")
-            zeros = not any(data)
+            zeros = data == bytes(length)
             io: Io = (ZERO if zeros else WRITE, offset, length, None if zeros else data, False, None)
             await _submitted(self._splitter.devices[volume].submit_behind_block, io)
 
@@ -90,7 +90,7 @@ class Restore:
         """A DATA frame arrived."""
         future = self._fetches.pop(frame[3], None)
         if future is not None and not future.done():
-            future.set_result(frame[6])
+            future.set_result(bytes(frame[6]))
 
 
 async def _submitted(submit: Callable[[Sequence[Io], Any], None], io: Io) -> None:

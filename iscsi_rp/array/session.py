@@ -10,6 +10,7 @@ from typing import Final
 import structlog
 
 from iscsi_rp.array.restore import Restore
+from iscsi_rp.device import Buffer
 from iscsi_rp.errors import Error
 from iscsi_rp.link.connection import Link, Way, connect
 from iscsi_rp.replication import frames as wire
@@ -147,7 +148,7 @@ class GroupSession:
         else:
             raise wire.RemoteProtocolError(f"a frame of type {kind} before the welcome")
 
-    def _parse_regions(self, volume: int, payload: bytes) -> list[range]:
+    def _parse_regions(self, volume: int, payload: Buffer) -> list[range]:
         maps = self.splitter.core.marks.maps
         if volume >= len(maps):
             raise wire.RemoteProtocolError("regions of a volume that is not in the session")

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from struct import Struct
 from typing import Final
 
-from google_crc32c import extend, value
+from crc32c import crc32c
 
 from iscsi_rp.device import Buffer
 from iscsi_rp.iscsi.pdu import HEADER_BYTES
@@ -22,7 +22,7 @@ _NO_DATA: Final = bytes(3)
 
 def intact(data: memoryview, begin: int, end: int) -> bool:
     """Whether the digest that stands at `end` is that of what stands from `begin` to there."""
-    return value(bytes(data[begin:end])) == _read(data, end)[0]  # type: ignore[no-any-return]
+    return bool(crc32c(data[begin:end]) == _read(data, end)[0])
 
 
 def with_digests(out: Iterable[Buffer], *, header: bool, data: bool) -> list[Buffer]:
@@ -39,7 +39,7 @@ def with_digests(out: Iterable[Buffer], *, header: bool, data: bool) -> list[Buf
         head = first if alone else bytes(first[:HEADER_BYTES])
         digested.append(head)
         if header:
-            digested.append(pack(value(head)))
+            digested.append(pack(crc32c(head)))
         if head[5:8] == _NO_DATA:
             continue
         segment = next(parts) if alone else first[HEADER_BYTES:]
@@ -48,5 +48,5 @@ def with_digests(out: Iterable[Buffer], *, header: bool, data: bool) -> list[Buf
         if padding:
             digested.append(padding)
         if data:
-            digested.append(pack(extend(value(bytes(segment)), bytes(padding))))
+            digested.append(pack(crc32c(padding, crc32c(segment))))
     return digested

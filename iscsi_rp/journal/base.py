@@ -8,8 +8,8 @@ import struct
 from collections.abc import Callable
 from typing import Final
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from iscsi_rp.journal.errors import DamagedStateError, JournalIoError
@@ -49,7 +49,7 @@ class Base:
     def open(cls, directory: Directory, group: bytes, volume: int, size: int) -> "Base":
         """Creates the files where there are none. Raises `DamagedStateError`, `JournalError`."""
         header = _HEADER.pack(_MAGIC, VERSION, volume, group, pages_for(size))
-        header += _CRC.pack(google_crc32c.value(header))
+        header += _CRC.pack(crc32c(header))
         map_name = f"base-{volume:05d}.map"
         names = directory.names()
         presence = directory.open(map_name, create=map_name not in names)

@@ -13,8 +13,8 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 
 from iscsi_rp.device import Buffer
 from iscsi_rp.errors import ConflictError
@@ -154,7 +154,7 @@ class Log:
         in the file until `cut_to_durable`, and come back with a crash before that.
         """
         self._check_usable()
-        size = HEADER_BYTES * len(entries) + sum(len(entry[6]) for entry in entries)
+        size = HEADER_BYTES * len(entries) + sum([len(entry[6]) for entry in entries])
         tail = self.segments[-1]
         if not tail.has_room(len(entries), size):
             tail = self._roll(tail)
@@ -163,7 +163,6 @@ class Log:
         parts: list[Buffer] = []
         headers: list[bytes] = []
         offsets: list[int] = []
-        extend = google_crc32c.extend
         for kind, volume, session, seq, offset, length, payload, crc in entries:
             position += 1
             time_ns = now_ns if now_ns > time_ns else time_ns + 1
@@ -171,7 +170,7 @@ class Log:
             fields = pack_fields(
                 MAGIC, kind, volume, payload_length, crc, position, time_ns, session, seq, offset, length
             )
-            chain = extend(chain, fields)
+            chain = crc32c(fields, chain)
             header = fields + pack_chain(chain)
             headers.append(header)
             parts.append(header)

@@ -10,9 +10,11 @@ Headers are looked at in numbers, as a numpy table, or one by one, as a `Record`
 import struct
 from typing import Any, Final, NamedTuple, TypeAlias
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
+
+from iscsi_rp.device import Buffer
 
 DATA: Final = 1
 ZERO: Final = 2
@@ -57,11 +59,13 @@ HEADER_DTYPE: Final = np.dtype(
     ]
 )
 assert HEADER_DTYPE.itemsize == HEADER_BYTES
+_TIME: Final = struct.Struct("<Q")
+_TIME_AT: Final = HEADER_DTYPE.fields["time_ns"][1]  # type: ignore[index]
 
 Table: TypeAlias = NDArray[Any]
 "Headers, one row each; the dtype is `HEADER_DTYPE`."
 
-Entry: TypeAlias = tuple[int, int, int, int, int, int, bytes, int]
+Entry: TypeAlias = tuple[int, int, int, int, int, int, Buffer, int]
 """What `Log.append` takes: (kind, volume, session, seq, offset, length, payload, payload_crc).
 
 `offset` and `length` are bytes of the volume. DATA and INIT carry `length` bytes of payload, ZERO, UNMAP
@@ -93,6 +97,16 @@ pack_fields = _FIELDS.pack
 pack_chain = _CHAIN.pack
 
 
+def time_ns_of(headers: Buffer, row: int) -> int:
+    """Of one header among many, without numpy."""
+    return int(_TIME.unpack_from(headers, row * HEADER_BYTES + _TIME_AT)[0])
+
+
+def chain_of(headers: Buffer, row: int) -> int:
+    """Of one header among many, without numpy."""
+    return int(_CHAIN.unpack_from(headers, row * HEADER_BYTES + _FIELDS.size)[0])
+
+
 def unpack(header: bytes, chain: int) -> tuple[Record, int] | None:
     """The record and its chain, or None if these 64 bytes are not a header that follows one with the chain
     `chain`.
@@ -100,7 +114,7 @@ def unpack(header: bytes, chain: int) -> tuple[Record, int] | None:
     if header[0] != MAGIC:
         return None
     fields = header[: _FIELDS.size]
-    chain = google_crc32c.extend(chain, fields)
+    chain = crc32c(fields, chain)
     if header[_FIELDS.size :] != pack_chain(chain):
         return None
     record = Record(*_FIELDS.unpack(fields)[1:])

@@ -7,11 +7,12 @@ for what they see: rows below `count` never change.
 """
 
 import threading
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import Final
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from iscsi_rp.device import Buffer
@@ -19,7 +20,7 @@ from iscsi_rp.journal import index, segment_format
 from iscsi_rp.journal.errors import DamagedRecordError, JournalFormatError
 from iscsi_rp.journal.files import Directory, File
 from iscsi_rp.journal.index import Postings
-from iscsi_rp.journal.record import HEADER_DTYPE, Record, Table
+from iscsi_rp.journal.record import HEADER_BYTES, HEADER_DTYPE, Record, Table, chain_of, time_ns_of
 from iscsi_rp.journal.segment_format import Footer, Scan, SegmentHeader, Trailer
 
 MAX_RECORDS: Final = 1 << 16
@@ -58,6 +59,8 @@ class Segment:
         self._lock = threading.Lock()
         self._footer: Footer | None = None
         self._stretches: list[Postings] = []
+        self._table: Table
+        self._offsets: NDArray[np.uint64]
         self._reset(Scan(b"", [], header.data_start))
         if trailer is not None:
             self.count = trailer.records
@@ -81,10 +84,16 @@ class Segment:
         """Take `found` as the records of an open segment."""
         table = np.frombuffer(found.headers, HEADER_DTYPE)
         self.count = len(table)
-        self._table = table.copy()
-        self._offsets = np.array(found.payload_offsets, dtype=np.uint64)
+        self._hold(table.copy(), np.array(found.payload_offsets, dtype=np.uint64))
         self.end_offset = found.end
         self._stretches = []
+
+    def _hold(self, table: Table, offsets: NDArray[np.uint64]) -> None:
+        """Have these as the index, with room for more rows behind `count`."""
+        self._table, self._offsets = table, offsets
+        # What is appended goes in as bytes: numpy takes longer for a few rows than all the rest of `write`.
+        self._header_bytes = table.view(np.uint8).data
+        self._offset_bytes = offsets.view(np.uint8).data
 
     # The log's end
 
@@ -98,14 +107,14 @@ class Segment:
         """Time of the last record, here or before."""
         if self.trailer is not None:
             return self.trailer.last_time_ns
-        return int(self._table["time_ns"][self.count - 1]) if self.count else self.header.previous_time_ns
+        return time_ns_of(self._header_bytes, self.count - 1) if self.count else self.header.previous_time_ns
 
     @property
     def chain(self) -> int:
         """Chain of the last record, here or before."""
         if self.trailer is not None:
             return self.trailer.chain
-        return int(self._table["chain"][self.count - 1]) if self.count else self.header.chain
+        return chain_of(self._header_bytes, self.count - 1) if self.count else self.header.chain
 
     @property
     def is_sealed(self) -> bool:
@@ -127,11 +136,13 @@ class Segment:
         self.file.pwritev(parts, self.end_offset)
         count = self.count + len(headers)
         if count > len(self._table):
-            room = max(1024, 2 * count)
-            self._table = np.concatenate([self._table, np.empty(room - len(self._table), HEADER_DTYPE)])
-            self._offsets = np.concatenate([self._offsets, np.empty(room - len(self._offsets), np.uint64)])
-        self._table[self.count : count] = np.frombuffer(b"".join(headers), HEADER_DTYPE)
-        self._offsets[self.count : count] = payload_offsets
+            more = max(1024, 2 * count) - len(self._table)
+            self._hold(
+                np.concatenate([self._table, np.empty(more, HEADER_DTYPE)]),
+                np.concatenate([self._offsets, np.empty(more, np.uint64)]),
+            )
+        self._header_bytes[self.count * HEADER_BYTES : count * HEADER_BYTES] = b"".join(headers)
+        self._offset_bytes[self.count * 8 : count * 8] = array("Q", payload_offsets).tobytes()
         self.end_offset = end
         self.count = count
 
@@ -176,8 +187,7 @@ class Segment:
         self.file.forget(trailer.records_end)
         with self._lock:
             self.trailer = trailer
-            self._table = np.empty(0, HEADER_DTYPE)
-            self._offsets = np.empty(0, np.uint64)
+            self._hold(np.empty(0, HEADER_DTYPE), np.empty(0, np.uint64))
             self._stretches = []
 
     # Looking things up
@@ -261,7 +271,7 @@ class Segment:
             for i in range(begin, end):
                 start = starts[i] - base
                 payload = data[start : start + lengths[i]]
-                if google_crc32c.value(payload) != crcs[i]:
+                if crc32c(payload) != crcs[i]:
                     raise DamagedRecordError(self.first + rows[i], self.file.name)
                 yield rows[i], payload
             begin = end

@@ -13,8 +13,8 @@ A valid trailer says that every record of the segment is durable: it is written 
 import struct
 from typing import Final, NamedTuple
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 from numpy.typing import NDArray
 
 from iscsi_rp.journal.errors import JournalFormatError
@@ -91,17 +91,17 @@ class Scan(NamedTuple):
 
 
 def _with_crc(data: bytes) -> bytes:
-    return data + _CRC.pack(google_crc32c.value(data))
+    return data + _CRC.pack(crc32c(data))
 
 
 def _checked(data: bytes) -> bytes | None:
     """`data` without its checksum; None if that is wrong."""
     body, crc = data[: -_CRC.size], data[-_CRC.size :]
-    return body if crc == _CRC.pack(google_crc32c.value(body)) else None
+    return body if crc == _CRC.pack(crc32c(body)) else None
 
 
 def pack_header(header: SegmentHeader) -> bytes:
-    checkpoint_crc = google_crc32c.value(header.checkpoint)
+    checkpoint_crc = crc32c(header.checkpoint)
     fixed = _HEADER.pack(_HEADER_MAGIC, VERSION, *header[:4], len(header.checkpoint), checkpoint_crc)
     return _with_crc(fixed) + header.checkpoint
 
@@ -124,7 +124,7 @@ def read_header(file: File, group: bytes) -> SegmentHeader | None:
     if length > MAX_CHECKPOINT_BYTES:
         return None
     checkpoint = file.pread(length, len(data))
-    if len(checkpoint) < length or google_crc32c.value(checkpoint) != crc:
+    if len(checkpoint) < length or crc32c(checkpoint) != crc:
         return None
     return SegmentHeader(found_group, first, time_ns, chain, checkpoint)
 
@@ -142,7 +142,7 @@ def pack_footer(footer: Footer, records_end: int, last_time_ns: int, chain: int)
         )
     )
     counts = (len(footer.table), len(footer.postings.keys), len(footer.postings.wide))
-    trailer = Trailer(*counts, records_end, last_time_ns, chain, google_crc32c.value(body))
+    trailer = Trailer(*counts, records_end, last_time_ns, chain, crc32c(body))
     return body + _with_crc(_TRAILER.pack(_TRAILER_MAGIC, VERSION, *trailer)), trailer
 
 
@@ -161,7 +161,7 @@ def read_trailer(file: File) -> Trailer | None:
 def map_footer(file: File, trailer: Trailer) -> Footer | None:
     """The footer as arrays over the mapped file; None if it is damaged."""
     view = file.map(trailer.footer_start, trailer.footer_bytes)
-    if google_crc32c.value(bytes(view)) != trailer.footer_crc:
+    if crc32c(view) != trailer.footer_crc:
         return None
     at = 0
 
@@ -201,7 +201,7 @@ def scan(file: File, header: SegmentHeader, *, check_payloads: bool) -> Scan:
             payload = window[start : start + record.payload_length]
             if len(payload) < record.payload_length:
                 payload = file.pread(record.payload_length, payload_at)
-            if len(payload) < record.payload_length or google_crc32c.value(payload) != record.payload_crc:
+            if len(payload) < record.payload_length or crc32c(payload) != record.payload_crc:
                 break
         headers.append(head)
         payload_offsets.append(payload_at)

@@ -6,7 +6,7 @@ two slots, written in turn, each with its checksum (docs/journal-format.md).
 import struct
 from typing import Final, NamedTuple
 
-import google_crc32c
+from crc32c import crc32c
 
 from iscsi_rp.journal.errors import DamagedStateError, JournalFormatError
 from iscsi_rp.journal.files import Directory, File
@@ -71,7 +71,7 @@ class StateFile:
         """Durable on return. Blocks."""
         number = self._number + 1
         slot = _SLOT.pack(_MAGIC, VERSION, self._group, number, *state)
-        slot += _CRC.pack(google_crc32c.value(slot))
+        slot += _CRC.pack(crc32c(slot))
         self._file.pwritev([slot], number % 2 * _SLOT_STRIDE)
         self._file.sync()
         self._number = number
@@ -79,7 +79,7 @@ class StateFile:
 
 def _unpack(slot: bytes, group: bytes) -> tuple[int, State] | None:
     body, crc = slot[: _SLOT.size], slot[_SLOT.size :]
-    if len(crc) < _CRC.size or crc != _CRC.pack(google_crc32c.value(body)):
+    if len(crc) < _CRC.size or crc != _CRC.pack(crc32c(body)):
         return None
     magic, version, found_group, number, *state = _SLOT.unpack(body)
     if magic != _MAGIC or version != VERSION or found_group != group:

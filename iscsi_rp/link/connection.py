@@ -10,6 +10,7 @@ import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Final, Protocol
 
+from iscsi_rp.device import Buffer
 from iscsi_rp.errors import ConfigError, ConflictError, UnreachableError
 from iscsi_rp.link.pki import Identity
 from iscsi_rp.replication.frames import MAX_PAYLOAD, Frame, RemoteProtocolError, bytes_wanted, decode
@@ -49,12 +50,17 @@ class Link(asyncio.BufferedProtocol):
     def send(self, data: bytes) -> None:
         self.send_all((data,))
 
-    def send_all(self, pieces: Sequence[bytes]) -> None:
-        """Queue pieces of frames, in order. A link that is closed drops them."""
+    def send_all(self, pieces: Sequence[Buffer]) -> None:
+        """Queue pieces of frames, in order; they are not to be changed any more. A link that is closed drops
+        them.
+        """
         transport = self._transport
         if transport is None or self._reason is not None or transport.is_closing():
             return
-        transport.writelines(pieces)
+        if len(pieces) == 1:
+            transport.write(pieces[0])
+        else:
+            transport.writelines(pieces)  # Python 3.11 puts them together first
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:
             self.close("the peer does not read")
             transport.abort()

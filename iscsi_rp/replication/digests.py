@@ -3,6 +3,7 @@
 import hashlib
 from functools import lru_cache
 
+from iscsi_rp.device import Buffer
 from iscsi_rp.replication.frames import DIGEST_BYTES
 from iscsi_rp.replication.regions import REGION_BYTES
 
@@ -23,7 +24,7 @@ def region_digests(data: bytes) -> bytes:
     return b"".join(digests)
 
 
-def equal_regions(data: bytes, digests: bytes) -> bytes:
+def equal_regions(data: bytes, digests: Buffer) -> bytes:
     """A byte for each region of `data`: 1 where it has the digest that the peer sent."""
     own = region_digests(data)
     return bytes(

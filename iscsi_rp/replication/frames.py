@@ -3,14 +3,16 @@
 
 Pure: bytes in, tuples out. A frame is a plain tuple `(type, flags, volume, sequence, a, b, payload, crc)`,
 because a splitter sends several ten thousand a second; what `flags`, `a` and `b` mean depends on the type and
-stands beside it below.
+stands beside it below. The payload of a WRITE is not copied: it is a part of the buffer that it came in.
 """
 
 import struct
+from collections.abc import Sequence
 from typing import Final, TypeAlias
 
-import google_crc32c
+from crc32c import crc32c
 
+from iscsi_rp.device import UNMAP, Buffer, Io
 from iscsi_rp.errors import Error
 
 VERSION: Final = 1
@@ -64,17 +66,18 @@ COMPARE_SWEEP: Final = 0
 COMPARE_VERIFY: Final = 1
 DIGEST_BYTES: Final = 16
 
-Frame: TypeAlias = tuple[int, int, int, int, int, int, bytes, int]
+Frame: TypeAlias = tuple[int, int, int, int, int, int, Buffer, int]
+"Payloads are `bytes`, but that of a WRITE, which is valid only until whoever got the frame returns."
 
 _TYPES: Final = frozenset((*range(ANNOUNCE, BLOCKED + 1), *range(GROUPS, TOUCHED + 1)))
 _pack = HEADER.pack
+_pack_into = HEADER.pack_into
 _unpack_from = HEADER.unpack_from
-_crc = google_crc32c.value
 
 
-def checksum(payload: bytes) -> int:
+def checksum(payload: Buffer) -> int:
     """CRC32C, as frames carry it and the journal keeps it."""
-    return int(_crc(payload))
+    return crc32c(payload)
 
 
 class RemoteProtocolError(Error):
@@ -92,18 +95,43 @@ def frame(
     payload: bytes = b"",
 ) -> bytes:
     """One frame as bytes; for everything but the writes of the fast path."""
-    crc = _crc(payload) if payload else 0
+    crc = crc32c(payload) if payload else 0
     return _pack(len(payload), kind, flags, volume, sequence, a, b, crc) + payload
 
 
-def write_header(kind: int, volume: int, sequence: int, offset: int, length: int, payload: bytes) -> bytes:
+def write_header(kind: int, volume: int, sequence: int, offset: int, length: int, payload: Buffer) -> bytes:
     """The header of a WRITE; the payload follows it uncopied."""
-    if payload:
-        return _pack(len(payload), WRITE, kind, volume, sequence, offset, length, _crc(payload))
-    return _pack(0, WRITE, kind, volume, sequence, offset, length, 0)
+    crc = crc32c(payload) if payload else 0
+    return _pack(len(payload), WRITE, kind, volume, sequence, offset, length, crc)
 
 
-def decode(buffer: bytes | bytearray | memoryview, end: int) -> tuple[list[Frame], int]:
+def write_frames(volume: int, sequence: int, ios: Sequence[Io]) -> tuple[bytearray, list[Io]]:
+    """WRITE frames of host writes, one behind the other, the first with `sequence`; and the same operations
+    with the data that stands in the frames. So it is copied once, for the link and for the store.
+    """
+    frames = bytearray(sum([HEADER_BYTES + (0 if io[3] is None else io[2]) for io in ios]))
+    view = memoryview(frames)
+    sent: list[Io] = []
+    at = 0
+    for op, offset, length, data, fua, tag in ios:
+        start = at + HEADER_BYTES
+        if data is None:
+            kind = KIND_UNMAP if op == UNMAP else KIND_ZERO
+            _pack_into(frames, at, 0, WRITE, kind, volume, sequence, offset, length, 0)
+            at = start
+        else:
+            end = start + length
+            own = view[start:end]
+            own[:] = data
+            _pack_into(frames, at, length, WRITE, KIND_DATA, volume, sequence, offset, length, crc32c(own))
+            data = own
+            at = end
+        sent.append((op, offset, length, data, fua, tag))
+        sequence += 1
+    return frames, sent
+
+
+def decode(buffer: Buffer, end: int) -> tuple[list[Frame], int]:
     """All complete frames in `buffer[:end]`, and how many bytes they took.
 
     Raises RemoteProtocolError for a type that does not exist, a payload beyond the limit or one with a wrong
@@ -119,15 +147,15 @@ def decode(buffer: bytes | bytearray | memoryview, end: int) -> tuple[list[Frame
         start = at + HEADER_BYTES
         if end - start < size:
             break
-        payload = bytes(view[start : start + size])
-        if size and _crc(payload) != crc:
+        at = start + size
+        payload = view[start:at] if kind == WRITE else bytes(view[start:at])
+        if size and crc32c(payload) != crc:
             raise RemoteProtocolError(f"payload of a frame of type {kind} does not match its CRC32C")
         frames.append((kind, flags, volume, sequence, a, b, payload, crc))
-        at = start + size
     return frames, at
 
 
-def bytes_wanted(buffer: bytes | bytearray | memoryview, end: int) -> int:
+def bytes_wanted(buffer: Buffer, end: int) -> int:
     """How many bytes the incomplete frame at the start of `buffer[:end]` has in all, as far as is known."""
     if end < HEADER_BYTES:
         return HEADER_BYTES

@@ -9,6 +9,7 @@ from typing import Annotated, Final, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from iscsi_rp.device import Buffer
 from iscsi_rp.replication.frames import MAX_PAYLOAD, REGIONS, VERSION, RemoteProtocolError, frame
 from iscsi_rp.replication.regions import KEY_SHIFT
 
@@ -92,11 +93,11 @@ class Alert(Message):
 M = TypeVar("M", bound=Message)
 
 
-def parse(model: type[M], payload: bytes) -> M:
+def parse(model: type[M], payload: Buffer) -> M:
     """Raises RemoteProtocolError that names the field."""
     try:
-        _check_version(payload)
-        message = model.model_validate_json(payload)
+        _check_version(bytes(payload))
+        message = model.model_validate_json(bytes(payload))
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
@@ -133,7 +134,7 @@ def region_frames(runs: Iterable[tuple[int, int, int]], places: Mapping[int, int
             yield frame(REGIONS, volume=place, payload=b"".join(batch))
 
 
-def parse_regions(volume: int, payload: bytes, regions: int) -> Iterator[range]:
+def parse_regions(volume: int, payload: Buffer, regions: int) -> Iterator[range]:
     """Ranges of keys in a REGIONS frame for a volume of `regions` regions."""
     if len(payload) % _RUN.size:
         raise RemoteProtocolError("a REGIONS frame whose length is no multiple of its entries")

@@ -5,7 +5,7 @@ in the volume, so that sets of regions over several volumes are sets of integers
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import pairwise
 from typing import Final
 
@@ -73,30 +73,25 @@ class RegionTrail:
 
     def __init__(self) -> None:
         self._chunks: deque[tuple[list[int], set[int]]] = deque()
-        "Oldest first; `([last number, count], regions)`."
+        "Oldest first; `([last number, writes], regions)`."
 
-    def add(self, number: int, keys: Iterable[int]) -> None:
-        """Note a write; numbers never go down."""
+    def add(self, number: int, keys: Iterable[int], writes: int = 1) -> None:
+        """Note `writes` up to that number; numbers never go down."""
         if not self._chunks or self._chunks[-1][0][1] >= _TRAIL_CHUNK:
             self._chunks.append(([number, 0], set()))
         head, regions = self._chunks[-1]
         head[0] = number
-        head[1] += 1
+        head[1] += writes
         regions.update(keys)
 
-    def add_extent(self, number: int, volume: int, offset: int, length: int) -> None:
-        """`add` for the regions that an extent touches: most touch one."""
-        first = volume << KEY_SHIFT | offset >> REGION_SHIFT
-        if offset & (REGION_BYTES - 1) > REGION_BYTES - length or not self._chunks:
-            self.add(number, keys_of(volume, offset, length))
-            return
-        head, regions = self._chunks[-1]
-        if head[1] >= _TRAIL_CHUNK:
-            self.add(number, (first,))
-            return
-        head[0] = number
-        head[1] += 1
-        regions.add(first)
+    def add_extents(self, number: int, volume: int, extents: Sequence[tuple[int, int]]) -> None:
+        """`add` for writes whose last is `number`: `(offset, length)` of each, in bytes."""
+        base = volume << KEY_SHIFT
+        keys = [base | offset >> REGION_SHIFT for offset, _ in extents]
+        for offset, length in extents:
+            if offset & (REGION_BYTES - 1) > REGION_BYTES - length:  # most touch one region
+                keys += keys_of(volume, offset, length)
+        self.add(number, keys, len(extents))
 
     def drop_through(self, number: int) -> None:
         """Every write up to and including `number` has reached the state."""

@@ -26,7 +26,7 @@ from collections.abc import Iterable, Sequence
 from enum import Enum
 from typing import Any, Final
 
-from iscsi_rp.device import UNMAP, WRITE, BusyError, Done, Io, IoError, Result
+from iscsi_rp.device import BusyError, Done, Io, IoError, Result
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.regions import RegionTrail, keys_of
 from iscsi_rp.splitter.effects import Effects
@@ -102,10 +102,13 @@ class Core:
 
     # -- operations from the host
 
-    def write(self, volume: int, ios: Iterable[Io], done: Done, now_s: float) -> None:
-        """Take WRITE, ZERO and UNMAP operations of a volume. Their data is copied where it has to be kept."""
+    def write(self, volume: int, ios: Sequence[Io], done: Done, now_s: float) -> None:
+        """Take WRITE, ZERO and UNMAP operations of a volume. Their data is copied."""
         marking = self.mode is Mode.MARKING
         deadline = now_s + self.split_timeout_s
+        if not marking and self._admits_all(ios):
+            self._split(volume, ios, done, deadline)
+            return
         for io in ios:
             self._taken += 1
             if io[3] is not None:
@@ -117,9 +120,25 @@ class Core:
             elif self._must_hold(volume, io) or (self.held and self._overtakes(volume, io, self.held)):
                 self.held.append((volume, self._own(io), done, deadline))
             else:
-                self._split(volume, io, done, deadline)
+                self._split(volume, (io,), done, deadline)
         if marking:
             self.marks.begin_sync()
+
+    def _admits_all(self, ios: Sequence[Io]) -> bool:
+        """Take all of them where nothing stands in their way, which is how it mostly is; whether so."""
+        if self.held or self.resync.locked or self.marks.any_waiting:
+            return False
+        size = sum([io[2] for io in ios if io[3] is not None])
+        if (
+            self._taken + len(ios) > MAX_TAKEN
+            or self._taken_bytes + size > MAX_TAKEN_BYTES
+            or len(self.sent) + len(ios) > WINDOW_WRITES
+            or self._sent_bytes + size > WINDOW_BYTES
+        ):
+            return False
+        self._taken += len(ios)
+        self._taken_bytes += size
+        return True
 
     def _release(self, io: Io) -> None:
         self._taken -= 1
@@ -149,20 +168,17 @@ class Core:
         op, offset, length, data, fua, tag = io
         return (op, offset, length, None if data is None else bytes(data), fua, tag)
 
-    def _split(self, volume: int, io: Io, done: Done, deadline: float) -> None:
-        op, offset, length, data, fua, tag = io
-        self.sequence = sequence = self.sequence + 1
-        if op == WRITE:
-            assert data is not None
-            data = bytes(data)
-            header = wire.write_header(wire.KIND_DATA, volume, sequence, offset, length, data)
-            self.effects.frames += (header, data)
-            self._sent_bytes += length
-        else:
-            kind = wire.KIND_UNMAP if op == UNMAP else wire.KIND_ZERO
-            self.effects.frames.append(wire.write_header(kind, volume, sequence, offset, length, b""))
-        self.sent.append((op, offset, length, data, fua, (sequence, volume, done, tag, deadline)))
-        self._not_durable.add_extent(sequence, volume, offset, length)
+    def _split(self, volume: int, ios: Sequence[Io], done: Done, deadline: float) -> None:
+        sequence = self.sequence
+        frames, own = wire.write_frames(volume, sequence + 1, ios)
+        self.effects.frames.append(frames)
+        sent = self.sent
+        for op, offset, length, data, fua, tag in own:
+            sequence += 1
+            sent.append((op, offset, length, data, fua, (sequence, volume, done, tag, deadline)))
+        self.sequence = sequence
+        self._not_durable.add_extents(sequence, volume, [(io[1], io[2]) for io in ios])
+        self._sent_bytes += sum([io[2] for io in ios if io[3] is not None])
 
     def _mark_and_store(self, volume: int, io: Io, done: Done) -> None:
         waits = self.marks.any_waiting and self._overtakes(volume, io, self.marks.all_waiting())
@@ -186,14 +202,16 @@ class Core:
 
     def stored(self, results: Sequence[tuple[Any, Result]]) -> None:
         """The store is done with operations that `Effects.stores` gave it."""
-        completions = self.effects.completions
+        completions, storing = self.effects.completions, self.storing
         current: Done | None = None
         for (number, volume, done, tag, _), result in results:
-            io = self.storing.pop(number)
+            io = storing.pop(number)
             if result is not None:
                 self._store_failed(volume, io, done, tag, result)
                 continue
-            self._release(io)
+            self._taken -= 1
+            if io[3] is not None:
+                self._taken_bytes -= io[2]
             if done is not current:
                 current = done
                 batch: list[tuple[Any, Result]] = []
@@ -369,7 +387,7 @@ class Core:
         sent, storing = self.sent, self.storing
         while sent and sent[0][5][0] <= through:
             io = sent.popleft()
-            number, volume, *_ = io[5]
+            number, volume, _, _, _ = io[5]
             storing[number] = io
             if io[3] is not None:
                 self._sent_bytes -= io[2]
@@ -391,7 +409,7 @@ class Core:
             if self._must_hold(volume, io) or self._overtakes(volume, io, self.held):
                 self.held.append(waiting)
             else:
-                self._split(volume, io, done, deadline)
+                self._split(volume, (io,), done, deadline)
                 self._urgent.append((self.sequence, deadline))
 
     # -- resynchronisation's way back into the stream

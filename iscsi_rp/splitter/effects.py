@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeAlias
 
-from iscsi_rp.device import Done, Io, Result
+from iscsi_rp.device import Buffer, Done, Io, Result
 
 MapBlock: TypeAlias = tuple[int, int, bytes]
 "Volume, offset in its map file, bytes."
@@ -33,7 +33,7 @@ class Effects:
 
     map_blocks: list[MapBlock] = field(default_factory=list)
     "Write these, make them durable, then call `Core.map_synced` (or `map_failed`). Never two such at once."
-    frames: list[bytes] = field(default_factory=list)
+    frames: list[Buffer] = field(default_factory=list)
     "To the appliance, in this order."
     stores: list[tuple[int, list[Io]]] = field(default_factory=list)
     "To the store of a volume; its `done` is `Core.stored`."

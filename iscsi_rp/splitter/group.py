@@ -12,7 +12,7 @@ from typing import Any, Final, Protocol
 import structlog
 
 from iscsi_rp.clock import monotonic_s, utc_ns
-from iscsi_rp.device import FLUSH, READ, BlockDevice, BusyError, Done, Io, IoError, Result
+from iscsi_rp.device import FLUSH, READ, BlockDevice, Buffer, BusyError, Done, Io, IoError, Result
 from iscsi_rp.replication.digests import region_digests
 from iscsi_rp.replication.frames import Frame, RemoteProtocolError
 from iscsi_rp.splitter.core import Core, Mode
@@ -35,7 +35,7 @@ _log = structlog.get_logger(__name__)
 class Connection(Protocol):
     """What carries a session's frames to the appliance."""
 
-    def send_all(self, pieces: Sequence[bytes]) -> None: ...
+    def send_all(self, pieces: Sequence[Buffer]) -> None: ...
 
     def close(self, reason: str) -> None: ...
 

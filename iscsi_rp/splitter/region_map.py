@@ -10,8 +10,8 @@ import struct
 from collections.abc import Iterable, Iterator
 from typing import Final
 
-import google_crc32c
 import numpy as np
+from crc32c import crc32c
 
 from iscsi_rp.errors import Error
 from iscsi_rp.replication.regions import region_count
@@ -145,9 +145,7 @@ class RegionMap:
             body = np.packbits(marks, bitorder="little").tobytes()
         body = body.ljust(_BITMAP_BYTES, b"\0")
         number = (block + 1).to_bytes(8, "little")
-        return (block + 1) * BLOCK_BYTES, _HEAD.pack(
-            _MAGIC, google_crc32c.value(number + body), block + 1
-        ) + body
+        return (block + 1) * BLOCK_BYTES, _HEAD.pack(_MAGIC, crc32c(number + body), block + 1) + body
 
     def load(self, data: bytes) -> None:
         """Take the marks of a map file. Raises DirtyMapError for one that is torn, damaged or not this
@@ -180,6 +178,6 @@ class RegionMap:
             if len(block) < BLOCK_BYTES:
                 raise DirtyMapError("the dirty map is cut off")
             magic, crc, number = _HEAD.unpack_from(block)
-            if magic != _MAGIC or number != at // BLOCK_BYTES or crc != google_crc32c.value(block[8:]):
+            if magic != _MAGIC or number != at // BLOCK_BYTES or crc != crc32c(block[8:]):
                 raise DirtyMapError(f"block {at // BLOCK_BYTES} of the dirty map is torn or damaged")
             yield block[_HEAD.size :]

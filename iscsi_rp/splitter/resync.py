@@ -12,7 +12,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from iscsi_rp.device import IoError
+from iscsi_rp.device import Buffer, IoError
 from iscsi_rp.replication.frames import COMPARE_SWEEP, COMPARE_VERIFY, RemoteProtocolError
 from iscsi_rp.replication.regions import KEY_SHIFT, REGION_BYTES, keys_of
 from iscsi_rp.splitter.effects import RegionRead
@@ -270,7 +270,7 @@ class Resync:
 
     # -- answers
 
-    def compared(self, sequence: int, equal: bytes, purpose: int) -> None:
+    def compared(self, sequence: int, equal: Buffer, purpose: int) -> None:
         """The appliance compared hashes. Raises RemoteProtocolError for an answer to nothing."""
         reading = self._comparing.pop(sequence, None)
         if reading is None or len(equal) != len(reading.keys) or reading.purpose != purpose:
@@ -352,7 +352,7 @@ class Resync:
             self.locked.difference_update(self._awaited)
             self._awaited = range(0)
 
-    def _verified(self, reading: Reading, equal: bytes) -> None:
+    def _verified(self, reading: Reading, equal: Buffer) -> None:
         verification = self.verification
         if verification is None:
             return

@@ -7,9 +7,9 @@ write to write, and a CRC32C over all of it in the last four bytes. A block of z
 import struct
 from typing import Final
 
-import google_crc32c
 import numpy as np
 import numpy.typing as npt
+from crc32c import crc32c
 
 BLOCK: Final = 4096
 NEVER: Final = 0
@@ -34,7 +34,7 @@ def encode(volume: int, first_block: int, blocks: int, sequence: int) -> bytes:
     parts: list[bytes] = []
     for block in range(first_block, first_block + blocks):
         body = _HEADER.pack(_MAGIC, volume, block, sequence) + filling
-        parts += (body, _CRC.pack(google_crc32c.value(body)))
+        parts += (body, _CRC.pack(crc32c(body)))
     return b"".join(parts)
 
 
@@ -47,7 +47,7 @@ def decode(volume: int, data: bytes) -> tuple[Sequences, list[str]]:
         if block == _ZEROS:
             continue
         magic, of_volume, of_block, sequence = _HEADER.unpack_from(block)
-        if magic != _MAGIC or google_crc32c.value(block[: -_CRC.size]) != _CRC.unpack(block[-_CRC.size :])[0]:
+        if magic != _MAGIC or crc32c(block[: -_CRC.size]) != _CRC.unpack(block[-_CRC.size :])[0]:
             wrong.append(f"volume {volume} block {number}: damaged")
         elif (of_volume, of_block) != (volume, number):
             wrong.append(f"volume {volume} block {number}: holds block {of_block} of volume {of_volume}")

@@ -41,7 +41,7 @@ class RecordedLog(Log):
 
     def append(self, entries: Sequence[Entry], now_ns: int) -> int:
         last = super().append(entries, now_ns)
-        self.entries += entries
+        self.entries += [(*entry[:6], bytes(entry[6]), entry[7]) for entry in entries]
         return last
 
 
@@ -131,12 +131,14 @@ class Appliance:
         data = connection.up.popleft()
         if not connection.open_above:
             return
-        frames, _ = wire.decode(data, len(data))
+        buffer = bytearray(data)
+        frames, _ = wire.decode(buffer, len(data))
         if connection.session is None:
             hello = parse(Hello, frames[0][6])
             connection.session = self.receiver.hello(Peer(connection), hello, self.log.end)
         else:
             self.receiver.receive(connection.session, frames, self.log.end)
+        buffer[:] = bytes(len(data))  # the next data comes there
 
     def notice(self, connection: Connection) -> None:
         """This end notices that the link is gone."""
@@ -161,7 +163,7 @@ class Appliance:
             kind, volume, _, _, offset, length, payload, _ = self._entries[len(self._folds) - 1]
             image = self._folds[-1]
             if kind in wire.KINDS:
-                image = {**image, volume: laid_over(image[volume], offset, length, payload or None)}
+                image = {**image, volume: laid_over(image[volume], offset, length, bytes(payload) or None)}
             self._folds.append(image)
         return self._folds[at]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 from typing import Any
 
-from iscsi_rp.device import WRITE, Io, MediumError, Result
+from iscsi_rp.device import WRITE, Buffer, Io, MediumError, Result
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.digests import region_digests
 from iscsi_rp.replication.messages import Hello, VolumeInfo, Welcome, parse, parse_regions
@@ -288,7 +288,7 @@ class Processor:
         return self.up and self.core.mode is Mode.SPLITTING and self.idle
 
 
-def _whole(pieces: list[bytes]) -> list[bytes]:
+def _whole(pieces: list[Buffer]) -> list[bytes]:
     """Pieces of frames, put together to frames: a header and its payload may come apart."""
     data = b"".join(pieces)
     whole = []

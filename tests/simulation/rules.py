@@ -59,9 +59,9 @@ REPLICATION: Final[dict[str, tuple[Plant, ...]]] = {
         Plant(Resync, "clear", "and flushed.get(key >> KEY_SHIFT, 0) > flush", ""),
         Plant(
             Receiver,
-            "receive",
-            "received(number, seq, index, a, b)",
-            "flags < 4 and received(number, seq, index, a, b)",
+            "_append",
+            "in entries:",
+            "in (entry for entry in entries if entry[0] < 4):",
         ),
     ),
     "clear_durable": (

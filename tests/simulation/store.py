@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Iterator
 from random import Random
 
-import google_crc32c
+from crc32c import crc32c
 
 from iscsi_rp.errors import ConflictError
 from iscsi_rp.journal.errors import ImageGoneError, JournalError, JournalUnusableError, ReplicaBusyError
@@ -142,7 +142,7 @@ class Store:
 
     def entry(self, kind: int, volume: int, offset: int, length: int) -> Entry:
         payload = self._payload(length) if kind in (DATA, INIT) else b""
-        return (kind, volume, 1, 0, offset, length, payload, google_crc32c.value(payload))
+        return (kind, volume, 1, 0, offset, length, payload, crc32c(payload))
 
     def _payload(self, length: int) -> bytes:
         self.value += 1

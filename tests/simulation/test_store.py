@@ -27,8 +27,8 @@ from tests.simulation.store import Broken, Store, run
 Bug = tuple[Any, str, str, str]
 
 CHAIN: list[Bug] = [
-    (record, "unpack", "google_crc32c.extend(chain, fields)", "google_crc32c.extend(0, fields)"),
-    (Log, "append", "extend(chain, fields)", "extend(0, fields)"),
+    (record, "unpack", "crc32c(fields, chain)", "crc32c(fields, 0)"),
+    (Log, "append", "crc32c(fields, chain)", "crc32c(fields, 0)"),
 ]
 TRUNCATE: Bug = (Segment, "cut", "self.file.truncate(end)", "pass")
 

@@ -27,7 +27,7 @@ class History:
     """A group's notes as a log has them, and a naive model of the since-stored sets."""
 
     def __init__(self) -> None:
-        self.notes: list[tuple[int, int, dict[str, Any]] | tuple[int, int, int, int, int]] = []
+        self.notes: list[tuple[int, int, dict[str, Any]] | tuple[int, int, int, tuple[tuple[int, int]]]] = []
         self.position = 0
         self.session = 0
         self.sessions: dict[str, int] = {}
@@ -55,7 +55,7 @@ class History:
         keys = range(key, key + 2)
         self.unstored[name].append((self.sequences[name], volume, keys))
         extent = (region * REGION_BYTES, 2 * REGION_BYTES)
-        self.notes.append((self.sessions[name], self.sequences[name], volume, *extent))
+        self.notes.append((self.sessions[name], self.sequences[name], volume, (extent,)))
 
     def stored(self, name: str, volume: int, back: int) -> None:
         sequence = max(0, self.sequences[name] - back)
@@ -70,7 +70,7 @@ class History:
 
 def replay(state: GroupState, history: History, first: int = 0) -> GroupState:
     for each in history.notes[first:]:
-        if len(each) == 5:
+        if len(each) == 4:
             state.received(*each)
         else:
             kind, position, body = each
@@ -172,7 +172,7 @@ def test_a_write_of_an_older_session_is_nobodys() -> None:
     history.start("sp-a", True)
     history.start("sp-a", True)
     state = replay(GroupState(), history)
-    state.received(1, 1, 0, 4 * REGION_BYTES, 2 * REGION_BYTES)
+    state.received(1, 1, 0, [(4 * REGION_BYTES, 2 * REGION_BYTES)])
     assert since_stored(state.processors["sp-a"]) == set()
 
 

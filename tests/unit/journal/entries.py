@@ -1,6 +1,6 @@
 """Entries for a log, made short."""
 
-import google_crc32c
+from crc32c import crc32c
 
 from iscsi_rp.journal.record import DATA, UNMAP, Entry
 
@@ -8,7 +8,7 @@ GROUP = bytes(range(16))
 
 
 def data(offset: int, payload: bytes, *, volume: int = 0, kind: int = DATA) -> Entry:
-    return (kind, volume, 1, 0, offset, len(payload), payload, google_crc32c.value(payload))
+    return (kind, volume, 1, 0, offset, len(payload), payload, crc32c(payload))
 
 
 def unmap(offset: int, length: int, *, volume: int = 0) -> Entry:
@@ -16,7 +16,7 @@ def unmap(offset: int, length: int, *, volume: int = 0) -> Entry:
 
 
 def note(payload: bytes, *, kind: int = 64) -> Entry:
-    return (kind, 0, 1, 0, 0, 0, payload, google_crc32c.value(payload))
+    return (kind, 0, 1, 0, 0, 0, payload, crc32c(payload))
 
 
 def no_snapshot() -> bytes:

@@ -248,6 +248,28 @@ def test_a_batch_stays_in_one_segment_however_large(tmp_path: Path) -> None:
     assert reopen(tmp_path).end == 102
 
 
+def test_each_record_of_a_batch_is_found_where_it_is(tmp_path: Path) -> None:
+    log = create(tmp_path)
+    payloads = [bytes([n]) * 64 * n for n in range(1, 20)]
+    log.append([data(4096 * n, payload) for n, payload in enumerate(payloads)], 1)
+    assert list(log.segments[-1].payloads(range(len(payloads)))) == list(enumerate(payloads))
+
+
+def test_what_was_cut_off_is_not_found_in_place_of_what_came_after(tmp_path: Path) -> None:
+    """Also where the index of the open segment had been looked at before."""
+    log = create(tmp_path, 1 << 22)
+    log.append([data(0, b"kept")], 1)
+    sync(log)
+    log.append([data(4096 * n, b"lost") for n in range(1, 6000)], 2)
+    tail = log.segments[-1]
+    one = np.array([5], np.int64)
+    assert tail.newest(0, one, 0, log.end).tolist() == [5]
+    log.cut_to_durable()
+    log.append([data(4096 * n, b"here") for n in range(6000, 12000)], 3)
+    assert tail.newest(0, one, 0, log.end).tolist() == [-1]
+    assert tail.newest(0, np.array([6005], np.int64), 0, log.end).tolist() == [6]
+
+
 def test_sealed_segments_hold_no_memory(tmp_path: Path) -> None:
     log = create(tmp_path, 1 << 18)
 

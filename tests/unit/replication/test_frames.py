@@ -45,7 +45,7 @@ def test_byte_by_byte_in_one_buffer() -> None:
         buffer[filled] = byte
         filled += 1
         frames, used = wire.decode(buffer, filled)
-        found += frames
+        found += [(*frame[:6], bytes(frame[6]), frame[7]) for frame in frames]
         buffer[: filled - used] = buffer[used:filled]
         filled -= used
     assert (found, filled) == (FRAMES, 0)

@@ -131,13 +131,22 @@ def test_coarse_runs_hold_every_key_in_about_as_many_runs_as_are_allowed(keys: s
     assert len(runs) <= max(limit, 3)
 
 
+def test_a_trail_of_batches_forgets_as_one_of_single_writes_does() -> None:
+    trail = RegionTrail()
+    for batch in range(20):
+        extents = [(REGION_BYTES * (100 * batch + each), 512) for each in range(100)]
+        trail.add_extents(100 * (batch + 1), 0, extents)
+    trail.drop_through(1900)
+    assert set(range(1900, 2000)) <= trail.regions() <= set(range(1400, 2000))
+
+
 @given(
     st.lists(st.tuples(st.integers(0, 2), st.integers(0, 5 * REGION_BYTES), st.integers(1, 3 * REGION_BYTES)))
 )
-def test_an_extent_is_noted_as_its_keys_are(extents: list[tuple[int, int, int]]) -> None:
+def test_extents_are_noted_as_their_keys_are(extents: list[tuple[int, int, int]]) -> None:
     by_extent, by_keys = RegionTrail(), RegionTrail()
     for number, (volume, offset, length) in enumerate(extents, 1):
-        by_extent.add_extent(number, volume, offset, length)
+        by_extent.add_extents(number, volume, [(offset, length)])
         by_keys.add(number, keys_of(volume, offset, length))
     assert by_extent.regions() == by_keys.regions()
     assert by_extent.last == by_keys.last

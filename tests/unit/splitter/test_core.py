@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from iscsi_rp.device import UNMAP, WRITE, ZERO, Io, IoError, MediumError, Result, SpaceError
+from iscsi_rp.device import UNMAP, WRITE, ZERO, BusyError, Io, IoError, MediumError, Result, SpaceError
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.frames import COMPARE_SWEEP, RemoteProtocolError
 from iscsi_rp.replication.regions import KEY_SHIFT, REGION_BYTES
@@ -168,12 +168,68 @@ def test_zeros_and_unmaps_travel_without_data() -> None:
 
 def test_the_hosts_buffer_is_not_kept() -> None:
     rig = Rig().split()
-    buffer = bytearray(SECTOR)
-    rig.core.write(0, [(WRITE, 0, 512, memoryview(buffer), False, "one")], rig._done, 0.0)
-    buffer[:] = bytes(512)
-    assert rig.core.effects.frames[-1] == SECTOR
-    rig.receive(wire.RECEIVED, 1)
-    assert [io[3] for io in rig.stores()] == [SECTOR]
+    buffer = bytearray(SECTOR + 2 * SECTOR)
+    ios: list[Io] = [
+        (WRITE, 0, 512, memoryview(buffer)[:512], False, "one"),
+        (ZERO, 512, 512, None, False, "none"),
+        (WRITE, 1024, 1024, memoryview(buffer)[512:], False, "two"),
+    ]
+    rig.core.write(0, ios, rig._done, 0.0)
+    buffer[:] = bytes(len(buffer))
+    sent = b"".join(rig.core.effects.frames)
+    assert [(seq, a, b, bytes(data)) for _, _, _, seq, a, b, data, _ in wire.decode(sent, len(sent))[0]] == [
+        (1, 0, 512, SECTOR),
+        (2, 512, 512, b""),
+        (3, 1024, 1024, 2 * SECTOR),
+    ]
+    rig.receive(wire.RECEIVED, 3)
+    assert [io[3] for io in rig.stores()] == [SECTOR, None, 2 * SECTOR]
+
+
+def test_of_a_batch_as_much_is_sent_as_the_window_has_room_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core_module, "WINDOW_WRITES", 2)
+    rig = Rig().split()
+    rig.core.write(0, [(WRITE, 512 * n, 512, SECTOR, False, n) for n in range(3)], rig._done, 0.0)
+    assert [sequence for _, _, sequence in rig.frames()] == [1, 2]
+    assert [waiting[1][5] for waiting in rig.core.held] == [2]
+
+
+def test_of_a_batch_as_much_is_taken_as_hosts_may_have_open(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(core_module, "MAX_TAKEN", 2)
+    rig = Rig().split()
+    rig.core.write(0, [(WRITE, 512 * n, 512, SECTOR, False, n) for n in range(3)], rig._done, 0.0)
+    assert [sequence for _, _, sequence in rig.frames()] == [1, 2]
+    (_, results), *_ = rig.core.effects.completions
+    assert [(tag, type(result)) for tag, result in results] == [(2, BusyError)]
+
+
+def test_of_a_batch_as_many_bytes_are_taken_as_hosts_may_have_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_module, "MAX_TAKEN_BYTES", 1024)
+    rig = Rig().split()
+    for tags in ([0, 1], [2, 3, 4]):
+        ios: list[Io] = [(WRITE, 512 * tag, 512, SECTOR, False, tag) for tag in tags]
+        rig.core.write(0, ios, rig._done, 0.0)
+        assert rig.complete() == tags[2:]
+        rig.receive(wire.RECEIVED, rig.core.sequence)
+        assert rig.store_all() == tags[:2]
+
+
+def test_a_write_does_not_overtake_one_that_waits_for_its_mark() -> None:
+    rig = Rig()
+    rig.core.take_over([5])
+    rig.core.welcome(9, (), took_over=True)
+    rig.write("marked later")  # what is marked for the welcome is on its way to the disk already
+    rig.sync_map()
+    assert rig.core.mode is Mode.RESYNCING
+    rig.write("behind it")
+    assert [frame for frame in rig.frames() if frame[0] == wire.WRITE] == []
+    assert len(rig.core.held) == 1
+    rig.sync_map()
+    assert [frame for frame in rig.frames() if frame[0] == wire.WRITE] == [(wire.WRITE, 0, 1)]
 
 
 def test_writes_beyond_the_window_wait_and_follow_in_order(monkeypatch: pytest.MonkeyPatch) -> None:

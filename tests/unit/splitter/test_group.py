@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from iscsi_rp.block import FileDevice, create_file
-from iscsi_rp.device import FLUSH, READ, WRITE, Io, IoError, Result
+from iscsi_rp.device import FLUSH, READ, WRITE, Buffer, Io, IoError, Result
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.regions import REGION_BYTES
 from iscsi_rp.splitter.core import Mode
@@ -37,7 +37,7 @@ class Appliance:
         self.closed = None
         self.splitter.welcome(session, sweep, self.splitter.core.fresh, self)
 
-    def send_all(self, pieces: Sequence[bytes]) -> None:
+    def send_all(self, pieces: Sequence[Buffer]) -> None:
         data = b"".join(pieces)
         frames, used = wire.decode(data, len(data))
         assert used == len(data)
