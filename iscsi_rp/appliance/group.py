@@ -37,7 +37,7 @@ SYNC_S: Final = 0.2
 NEXT_SYNC_S: Final = 0.02
 "At least between two rounds, whoever waits: more of them are served together."
 PROBE_S: Final = 0.02
-"From the first write that no probe has asked about to the next probe."
+"For answers to a probe, before a round that can note them."
 DISTRIBUTE_BYTES: Final = 32 << 20
 "What one distribution takes on."
 IDLE_S: Final = 0.5
@@ -93,7 +93,8 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self._waited_for = asyncio.Event()
         "Somebody waits for the log to be durable."
-        self._next_probe: asyncio.TimerHandle | None = None
+        self._seen_end = 0
+        "Of the content, when distribution looked last."
         self._last_write_s = 0.0
         self._broken: JournalError | None = None
         "What went wrong with an append; the log has to be cut back and opened again."
@@ -166,8 +167,6 @@ class Group:
             with contextlib.suppress(JournalError):
                 await self._sync()
         self.running = False
-        if self._next_probe is not None:
-            self._next_probe.cancel()
         self._threads.shutdown(wait=True)
         self._disk.shutdown(wait=True)
         if hasattr(self, "log"):
@@ -185,7 +184,6 @@ class Group:
 
     def receive(self, session: Session, frames: Sequence[wire.Frame]) -> None:
         """What a splitter sent; a fault of the peer or of the journal ends the session."""
-        self._last_write_s = monotonic_s()
         try:
             self.receiver.receive(session, frames, utc_ns())
         except wire.RemoteProtocolError as error:
@@ -199,17 +197,9 @@ class Group:
         self._see_to_it()
 
     def _see_to_it(self) -> None:
-        """Something has come: make it durable at once where somebody waits for that, and ask soon who still
-        splits.
-        """
+        """Something has come: make it durable at once where somebody waits for that."""
         if self.receiver.needs_sync or self._broken is not None:
             self._waited_for.set()
-        if self.receiver.wants_probe and self._next_probe is None:
-            self._next_probe = self._loop.call_later(PROBE_S, self._probe)
-
-    def _probe(self) -> None:
-        self._next_probe = None
-        self.receiver.probe()
 
     def restore(self, position: int) -> None:
         """Restore production to an image. Raises JournalError."""
@@ -227,9 +217,11 @@ class Group:
         begun_s = self._loop.time()
         while not self._stopping and self.running:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout_at(begun_s + SYNC_S):
+                async with asyncio.timeout_at(begun_s + SYNC_S - PROBE_S):
                     await self._waited_for.wait()
             self._waited_for.clear()
+            if self.receiver.probe():
+                await asyncio.sleep(PROBE_S)
             begun_s = self._loop.time()
             if not self.receiver.wants_sync and self._broken is None:
                 continue
@@ -310,7 +302,11 @@ class Group:
         """One batch, if it is due; whether it was."""
         behind = self.log.durable - self.replica.distributed
         backlog_bytes = behind / max(1, self.log.end - self.log.first + 1) * self.log.bytes_used
-        idle = monotonic_s() - self._last_write_s >= IDLE_S
+        now_s = monotonic_s()
+        if self.receiver.content_end != self._seen_end:
+            self._seen_end = self.receiver.content_end
+            self._last_write_s = now_s
+        idle = now_s - self._last_write_s >= IDLE_S
         due = idle or backlog_bytes >= BACKLOG_SHARE * self.row.journal_bytes or self._over_capacity()
         if behind <= 0 or not due:
             return False

@@ -355,20 +355,18 @@ class Receiver:
             self.content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
             self.span_from = None
 
-    @property
-    def wants_probe(self) -> bool:
-        """Something is new, images of it could be offered, and nobody is being asked yet."""
-        return self.span_from is None and self.content_end > self.sealed and not self._probe_position
-
-    def probe(self) -> None:
-        """Ask every processor whether it still splits. Called many times a second while something is new."""
-        if not self.wants_probe:
-            return
+    def probe(self) -> bool:
+        """Ask every processor whether it still splits, if something is new of which images could be offered,
+        and nobody is being asked yet; whether that was so.
+        """
+        if self.span_from is not None or self.content_end <= self.sealed or self._probe_position:
+            return False
         self._probe += 1
         self._probe_position = self.log.end
         for session in self.sessions.values():
             if session.started:
                 session.peer.send(wire.frame(wire.PROBE, a=self._probe))
+        return True
 
     def _maybe_seal(self) -> None:
         if not self._probe_position or self.span_from is not None:

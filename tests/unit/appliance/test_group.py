@@ -2,6 +2,7 @@
 
 import asyncio
 import subprocess
+import time
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -34,6 +35,9 @@ class Splitter:
         self.content = bytearray(SIZE)
         self.sequence = 0
         self.deaf = False
+        self.away_s = 0.0
+        "Its answers take so long."
+        self.probes = 0
         self.paused = False
         self.restored_to: int | None = None
         self.unblocked = False
@@ -56,8 +60,10 @@ class Splitter:
     def send(self, data: bytes) -> None:
         frames, _ = wire.decode(data, len(data))
         for kind, _, _, _, a, *_ in frames:
+            self.probes += kind == wire.PROBE
             if kind == wire.PROBE and not self.deaf:
-                asyncio.get_running_loop().call_soon(self._tell, (wire.ANSWER, 0, 0, 0, a, 0, b"", 0))
+                loop = asyncio.get_running_loop()
+                loop.call_later(self.away_s, self._tell, (wire.ANSWER, 0, 0, 0, a, 0, b"", 0))
             self.paused |= kind == wire.PAUSE
             self.unblocked |= kind == wire.UNBLOCK
             if kind == wire.RESTORE:
@@ -132,15 +138,16 @@ def row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> catalogue.Group:
 # -- rounds of making the log durable
 
 
+@pytest.mark.parametrize("away_s", [0, 3 * group_module.PROBE_S])
 def test_whoever_waits_does_not_wait_for_the_next_round(
-    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch, away_s: float
 ) -> None:
     monkeypatch.setattr(group_module, "SYNC_S", 3600)
 
     async def test(group: Group) -> None:
         splitter = await Splitter(group).join()
+        splitter.away_s = away_s
         splitter.write(0, b"1" * PAGE)
-        await until(lambda: group.receiver.sealed == group.receiver.content_end)
         bookmark = await group.bookmark("noon", "crash")
         group.restore(bookmark.position)
         await until(lambda: splitter.restored_to == bookmark.position)
@@ -158,6 +165,37 @@ def test_what_nobody_waits_for_is_offered_all_the_same(row: catalogue.Group) -> 
             splitter.write(number * PAGE, b"1" * PAGE)
             await asyncio.sleep(group_module.PROBE_S / 2)
         assert image(group, await splitter.sealed()) == splitter.content
+
+    run(row, test)
+
+
+def test_a_round_asks_once_while_hosts_write(row: catalogue.Group) -> None:
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        begun_s = time.monotonic()
+        while time.monotonic() < begun_s + 3 * group_module.SYNC_S:
+            splitter.write(0, b"1" * PAGE)
+            await asyncio.sleep(0.001)
+        await splitter.sealed()
+        assert (
+            1
+            <= splitter.probes
+            <= 2 + (time.monotonic() - begun_s) / (group_module.SYNC_S - group_module.PROBE_S)
+        )
+
+    run(row, test)
+
+
+def test_distribution_waits_until_hosts_are_quiet(row: catalogue.Group) -> None:
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        before = group.log.end
+        begun_s = time.monotonic()
+        while time.monotonic() < begun_s + 2 * group_module.IDLE_S:
+            splitter.write(0, b"1" * PAGE)
+            await asyncio.sleep(0.05)
+        assert group.replica.distributed <= before
+        await until(lambda: group.replica.distributed > before)
 
     run(row, test)
 

@@ -225,6 +225,18 @@ def test_a_write_behind_the_probe_is_not_sealed_by_its_answer(rig: Rig) -> None:
     assert rig.receiver.sealed == before
 
 
+def test_nobody_is_asked_again_before_the_answer(rig: Rig) -> None:
+    """Else answers that take longer than a round would never be the one that is waited for."""
+    splitter = Splitter(rig).join()
+    assert rig.receiver.probe()
+    before = rig.log.end
+    splitter.write()
+    assert not rig.receiver.probe()
+    splitter.answer_probe()
+    assert rig.receiver.sealed == before
+    assert rig.receiver.probe()
+
+
 def test_a_seal_that_comes_during_a_sync_is_offered_after_the_next(rig: Rig) -> None:
     splitter = Splitter(rig).join()
     splitter.write()
