@@ -197,9 +197,15 @@ class Group:
         self._see_to_it()
 
     def _see_to_it(self) -> None:
-        """Something has come: make it durable at once where somebody waits for that."""
+        """Something has come: make it durable at once where somebody waits for that.
+
+        Who still splits is asked at each new segment, too, however short a round: images are given up by
+        segments, and a journal that is full before there is a newer image could give up none.
+        """
         if self.receiver.needs_sync or self._broken is not None:
             self._waited_for.set()
+        if self.receiver.sealed < self.log.segments[-1].first - 1:
+            self.receiver.probe()
 
     def restore(self, position: int) -> None:
         """Restore production to an image. Raises JournalError."""
@@ -460,6 +466,8 @@ class Group:
         while self.receiver.offered < position:
             opened = self.receiver.span_from is not None and self.receiver.span_from < position
             if opened or monotonic_s() > give_up_s:
+                if self.receiver.awaited == position:
+                    self.receiver.awaited = 0
                 self.receiver.note(Note.UNBOOKMARK, {"name": name}, utc_ns())
                 raise ConflictError(
                     "the group went out of sync before the bookmark was sealed; it was not made"

@@ -186,6 +186,25 @@ def test_a_round_asks_once_while_hosts_write(row: catalogue.Group) -> None:
     run(row, test)
 
 
+def test_a_segment_that_is_full_is_not_left_to_the_next_round(
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(group_module, "SYNC_S", 3600)
+
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        splitter.write(0, b"1" * PAGE)
+        await group.bookmark("before", "crash")
+        await asyncio.sleep(5 * group_module.NEXT_SYNC_S)  # what it has set off is over
+        while len(group.log.segments) == 1:
+            splitter.write(0, b"2" * CHUNK)
+        await until(lambda: group.receiver.sealed >= group.log.segments[0].last)
+        splitter.write(0, b"3" * PAGE)
+        await group.bookmark("after", "crash")  # the round is over: `close` does not wait either
+
+    run(row, test)
+
+
 def test_distribution_waits_until_hosts_are_quiet(row: catalogue.Group) -> None:
     async def test(group: Group) -> None:
         splitter = await Splitter(group).join()
@@ -252,6 +271,7 @@ def test_a_bookmark_that_is_never_sealed_is_not_made(row: catalogue.Group) -> No
         with pytest.raises(ConflictError, match="was not made"):
             await making
         assert group.receiver.state.bookmarks == {}
+        await until(lambda: not group.receiver.needs_sync)  # nobody waits for it any more
         splitter.deaf = False
         await splitter.join()
         assert (await group.bookmark("noon", "crash")).name == "noon"
