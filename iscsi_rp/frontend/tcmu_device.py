@@ -15,6 +15,7 @@ from iscsi_rp.scsi import Command, Completion, LogicalUnit, Nexus
 from iscsi_rp.scsi.sense import CHECK_CONDITION
 from iscsi_rp.scsi.task import TargetPort
 from iscsi_rp.tcmu import LUN_RESET, SENDS_DATA, Ring, RingError, TaskManagement
+from iscsi_rp.tcmu import Command as RingCommand
 
 COMMANDS: Final = 128
 "Taken at a time; others of the loop have their turn before the next ones."
@@ -47,7 +48,7 @@ class TcmuDevice:
         self._nexus = Nexus("", {0: unit}, port=UNKNOWN_PORT)
         self._since: dict[int, tuple[int, int]] = {}
         "Of each open command: (place in the counts, microseconds on the clock when it came)."
-        self._taking = self._answered = self._over = False
+        self._taking = self._over = False
         self._idle = asyncio.Event()
         self._uio = Uio(place)
         try:
@@ -78,9 +79,17 @@ class TcmuDevice:
         except (RingError, OSError) as error:
             self._fail(error)
             return
-        if not found:
-            return
         self._taking = True
+        try:
+            if found:
+                self._begin(found)
+        finally:
+            self._taking = False
+            self._kick()
+        if len(found) >= COMMANDS:
+            self._loop.call_soon(self._drain)
+
+    def _begin(self, found: Sequence[RingCommand | TaskManagement]) -> None:
         commands: list[Command] = []
         now_us = time.monotonic_ns() // 1000
         for each in found:
@@ -101,10 +110,6 @@ class TcmuDevice:
             self._since[cmd_id] = (kind, now_us)
             commands.append((cmd_id, cdb, data))
         self._submit(commands)
-        self._taking = False
-        self._kick()
-        if len(found) >= COMMANDS:
-            self._loop.call_soon(self._drain)
 
     def _submit(self, commands: Sequence[Command]) -> None:
         self.commands += len(commands)
@@ -129,7 +134,6 @@ class TcmuDevice:
                 self.read_bytes += transfer
             elif kind == _SENT:
                 self.written_bytes += transfer
-        self._answered = True
         if not self._taking:
             self._kick()
         if not len(ring):
@@ -142,8 +146,8 @@ class TcmuDevice:
 
     def _kick(self) -> None:
         """Tell the kernel, once for all that was answered while commands were taken."""
-        if self._answered and not self._over:
-            self._answered = False
+        if not self._over and self._ring.answered:
+            self._ring.answered = False
             # Gone: nobody waits for answers, and that it is is told by netlink.
             with contextlib.suppress(OSError):
                 self._uio.kick()

@@ -58,7 +58,7 @@ class Link(asyncio.BufferedProtocol):
         if transport is None or self._reason is not None or transport.is_closing():
             return
         if len(pieces) == 1:
-            transport.write(pieces[0])
+            transport.write(memoryview(pieces[0]))  # of which no rest is copied
         else:
             transport.writelines(pieces)  # Python 3.11 puts them together first
         if transport.get_write_buffer_size() > MAX_UNSENT_BYTES:

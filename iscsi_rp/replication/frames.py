@@ -12,7 +12,8 @@ from typing import Final, TypeAlias
 
 from crc32c import crc32c
 
-from iscsi_rp.device import UNMAP, Buffer, Io
+from iscsi_rp import device
+from iscsi_rp.device import Buffer, Io
 from iscsi_rp.errors import Error
 
 VERSION: Final = 1
@@ -70,6 +71,9 @@ Frame: TypeAlias = tuple[int, int, int, int, int, int, Buffer, int]
 "Payloads are `bytes`, but that of a WRITE, which is valid only until whoever got the frame returns."
 
 _TYPES: Final = frozenset((*range(ANNOUNCE, BLOCKED + 1), *range(GROUPS, TOUCHED + 1)))
+HOLD_GIL: Final = 0
+"""For `crc32c`, which else gives it away for 32 KiB and more: to get it back from another thread takes an
+event loop longer than the sum."""
 _pack = HEADER.pack
 _pack_into = HEADER.pack_into
 _unpack_from = HEADER.unpack_from
@@ -95,13 +99,13 @@ def frame(
     payload: bytes = b"",
 ) -> bytes:
     """One frame as bytes; for everything but the writes of the fast path."""
-    crc = crc32c(payload) if payload else 0
+    crc = crc32c(payload, 0, HOLD_GIL) if payload else 0
     return _pack(len(payload), kind, flags, volume, sequence, a, b, crc) + payload
 
 
 def write_header(kind: int, volume: int, sequence: int, offset: int, length: int, payload: Buffer) -> bytes:
     """The header of a WRITE; the payload follows it uncopied."""
-    crc = crc32c(payload) if payload else 0
+    crc = crc32c(payload, 0, HOLD_GIL) if payload else 0
     return _pack(len(payload), WRITE, kind, volume, sequence, offset, length, crc)
 
 
@@ -115,15 +119,17 @@ def write_frames(volume: int, sequence: int, ios: Sequence[Io]) -> tuple[bytearr
     at = 0
     for op, offset, length, data, fua, tag in ios:
         start = at + HEADER_BYTES
+        assert (data is not None) == (op == device.WRITE)
         if data is None:
-            kind = KIND_UNMAP if op == UNMAP else KIND_ZERO
+            kind = KIND_UNMAP if op == device.UNMAP else KIND_ZERO
             _pack_into(frames, at, 0, WRITE, kind, volume, sequence, offset, length, 0)
             at = start
         else:
             end = start + length
             own = view[start:end]
             own[:] = data
-            _pack_into(frames, at, length, WRITE, KIND_DATA, volume, sequence, offset, length, crc32c(own))
+            crc = crc32c(own, 0, HOLD_GIL)
+            _pack_into(frames, at, length, WRITE, KIND_DATA, volume, sequence, offset, length, crc)
             data = own
             at = end
         sent.append((op, offset, length, data, fua, tag))
@@ -149,7 +155,7 @@ def decode(buffer: Buffer, end: int) -> tuple[list[Frame], int]:
             break
         at = start + size
         payload = view[start:at] if kind == WRITE else bytes(view[start:at])
-        if size and crc32c(payload) != crc:
+        if size and crc32c(payload, 0, HOLD_GIL) != crc:
             raise RemoteProtocolError(f"payload of a frame of type {kind} does not match its CRC32C")
         frames.append((kind, flags, volume, sequence, a, b, payload, crc))
     return frames, at

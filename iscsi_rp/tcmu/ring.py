@@ -92,6 +92,8 @@ class Ring:
         self._words = memory[:MAILBOX_BYTES].cast("I")
         self._tail = self._at = self._words[TAIL_WORD]
         "Offsets in the ring: where we have put tail, and of the first entry that was not taken."
+        self.answered = False
+        "The kernel has not been told yet of answers."
         self._places: deque[_Place] = deque()
         self._open: dict[int, Iovecs] = {}
         "Where the data-in of each open command goes."
@@ -217,6 +219,7 @@ class Ring:
         del self._open[cmd_id]
         # Last: from here on the kernel may read the answer.
         self._tail = self._words[TAIL_WORD] = tail
+        self.answered = True
 
     def _scatter(self, iovecs: Iovecs, payload: Buffer) -> tuple[int, int]:
         """Copy data-in to its buffer, zeros behind it; (bytes of data-in, bytes of the buffer)."""
