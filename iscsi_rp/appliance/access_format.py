@@ -47,7 +47,7 @@ def pack_header(group: bytes, position: int) -> bytes:
 
 def first_chain(header: bytes) -> int:
     """What the first record is chained to."""
-    return int(crc32c(header))
+    return crc32c(header)
 
 
 def pack_record(record: Record, payload: bytes, chain: int) -> tuple[bytes, int]:

@@ -208,15 +208,12 @@ class Receiver:
         sequence = entries[-1][3]
         extents: dict[int, list[tuple[int, int]]] = {}
         for _, index, _, _, offset, length, _, _ in entries:
-            if index in extents:
-                extents[index].append((offset, length))
-            else:
-                extents[index] = [(offset, length)]
+            extents.setdefault(index, []).append((offset, length))
         for index, of_volume in extents.items():
             self.state.received(session.number, sequence, index, of_volume)
         self.content_end = self.log.append(entries, now_ns)
         session.sequence = sequence
-        session.peer.send(wire.frame(wire.RECEIVED, sequence=session.sequence))
+        session.peer.send(wire.frame(wire.RECEIVED, sequence=sequence))
 
     def _rare(self, session: Session, frame: wire.Frame, now_ns: int) -> None:
         kind, _, volume, sequence, a, _, _, _ = frame

@@ -178,7 +178,7 @@ class Core:
             sent.append((op, offset, length, data, fua, (sequence, volume, done, tag, deadline)))
         self.sequence = sequence
         self._not_durable.add_extents(sequence, volume, [(io[1], io[2]) for io in ios])
-        self._sent_bytes += sum([io[2] for io in ios if io[3] is not None])
+        self._sent_bytes += len(frames) - wire.HEADER_BYTES * len(ios)
 
     def _mark_and_store(self, volume: int, io: Io, done: Done) -> None:
         waits = self.marks.any_waiting and self._overtakes(volume, io, self.marks.all_waiting())
@@ -209,9 +209,7 @@ class Core:
             if result is not None:
                 self._store_failed(volume, io, done, tag, result)
                 continue
-            self._taken -= 1
-            if io[3] is not None:
-                self._taken_bytes -= io[2]
+            self._release(io)
             if done is not current:
                 current = done
                 batch: list[tuple[Any, Result]] = []

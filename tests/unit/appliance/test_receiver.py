@@ -8,6 +8,7 @@ import pytest
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.frames import Frame, RemoteProtocolError
 from iscsi_rp.replication.messages import Alert, VolumeInfo, Welcome, parse
+from iscsi_rp.replication.regions import REGION_BYTES
 from tests.unit.appliance.rig import PAGE, SIZE, VOLUMES, Rig, Splitter
 
 
@@ -88,6 +89,17 @@ def test_what_was_not_stored_is_handed_over_and_forgotten_by_start_alone(rig: Ri
     again = Splitter(rig).hello(fresh=True)
     rig.sync()
     assert again.taken(wire.REGIONS) == []
+
+
+def test_every_write_of_a_batch_is_remembered_as_not_stored(rig: Rig) -> None:
+    splitter = Splitter(rig).join()
+    places = [(0, 0), (1, REGION_BYTES), (0, 3 * REGION_BYTES), (1, 5 * REGION_BYTES)]
+    frames: list[Frame] = [
+        (wire.WRITE, wire.KIND_ZERO, volume, sequence, offset, 512, b"", 0)
+        for sequence, (volume, offset) in enumerate(places, splitter.sequence + 1)
+    ]
+    rig.receiver.receive(splitter.session, frames, rig.now())
+    assert sorted(rig.state.processors[splitter.name].runs()) == [(0, 0, 1), (0, 3, 1), (1, 1, 1), (1, 5, 1)]
 
 
 def test_what_is_stored_is_not_handed_over(rig: Rig) -> None:

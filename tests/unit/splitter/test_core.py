@@ -1,112 +1,14 @@
 """The splitter's core, step by step: what it asks for, in which order, and what it refuses."""
 
-from collections.abc import Sequence
-from typing import Any
-
 import pytest
 
-from iscsi_rp.device import UNMAP, WRITE, ZERO, BusyError, Io, IoError, MediumError, Result, SpaceError
+from iscsi_rp.device import UNMAP, WRITE, ZERO, BusyError, Io, MediumError, SpaceError
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.frames import COMPARE_SWEEP, RemoteProtocolError
 from iscsi_rp.replication.regions import KEY_SHIFT, REGION_BYTES
 from iscsi_rp.splitter import core as core_module
-from iscsi_rp.splitter.core import TRANSITIONS, Core, Event, Mode
-from iscsi_rp.splitter.region_map import DIRTY, RegionMap
-
-REGIONS = 8
-SIZE = REGIONS * REGION_BYTES
-TIMEOUT_S = 1.5
-SECTOR = b"w" * 512
-
-
-class Rig:
-    """A core of two volumes whose shell does nothing by itself."""
-
-    def __init__(self, *, whole: bool = True) -> None:
-        """`whole`: the maps are clean."""
-        maps = [RegionMap(f"uuid-{volume}", SIZE) for volume in range(2)]
-        if not whole:
-            for region_map in maps:
-                region_map.mark_all()
-                region_map.changed.clear()
-                region_map.made_durable(range(REGIONS))
-        self.core = Core(maps, TIMEOUT_S)
-        self.statuses: list[tuple[Any, Result]] = []
-
-    def write(
-        self,
-        tag: Any,
-        *,
-        volume: int = 0,
-        offset: int = 0,
-        op: int = WRITE,
-        now_s: float = 0.0,
-        data: bytes = SECTOR,
-    ) -> None:
-        payload = data if op == WRITE else None
-        self.core.write(volume, [(op, offset, len(data), payload, False, tag)], self._done, now_s)
-
-    def _done(self, results: Sequence[tuple[Any, Result]]) -> None:
-        self.statuses += results
-
-    def start(self, *, sweep: Sequence[int] = ()) -> "Rig":
-        """Through the handshake, into RESYNCING."""
-        self.core.welcome(9, sweep, took_over=True)
-        if self.core.effects.map_blocks:
-            self.sync_map()
-        return self
-
-    def split(self) -> "Rig":
-        """Into SPLITTING."""
-        self.start()
-        self.core.resync.step(False)
-        assert self.core.mode is Mode.SPLITTING
-        self.frames()
-        return self
-
-    # -- what the shell would do
-
-    def frames(self) -> list[tuple[int, int, int]]:
-        """(type, volume, sequence) of what is to be sent."""
-        data = b"".join(self.core.effects.frames)
-        self.core.effects.frames.clear()
-        found, used = wire.decode(data, len(data))
-        assert used == len(data)
-        return [(frame[0], frame[2], frame[3]) for frame in found]
-
-    def stores(self) -> list[Io]:
-        """Operations given to the stores."""
-        stores, self.core.effects.stores = self.core.effects.stores, []
-        return [io for _, ios in stores for io in ios]
-
-    def store_all(self, result: IoError | None = None) -> list[Any]:
-        """Answer for the stores, and complete; the host's tags, in order."""
-        ios = self.stores()
-        for io in ios:
-            self.core.stored([(io[5], result)])
-        return self.complete()
-
-    def complete(self) -> list[Any]:
-        completions, self.core.effects.completions = self.core.effects.completions, []
-        before = len(self.statuses)
-        for done, results in completions:
-            done(results)
-        return [tag for tag, _ in self.statuses[before:]]
-
-    def sync_map(self, written: bool = True) -> None:
-        assert self.core.effects.map_blocks
-        self.core.effects.map_blocks.clear()
-        self.core.map_synced(written)
-
-    def receive(
-        self, kind: int, sequence: int = 0, *, a: int = 0, payload: bytes = b"", flags: int = 0
-    ) -> None:
-        self.core.receive([(kind, flags, 0, sequence, a, 0, payload, 0)])
-
-    def marked(self, volume: int = 0) -> list[int]:
-        flags = self.core.marks.maps[volume].flags
-        return [region for region in range(REGIONS) if flags[region] & DIRTY]
-
+from iscsi_rp.splitter.core import TRANSITIONS, Event, Mode
+from tests.unit.splitter.rig import REGIONS, SECTOR, TIMEOUT_S, Rig
 
 # -- the machine
 
@@ -174,7 +76,7 @@ def test_the_hosts_buffer_is_not_kept() -> None:
         (ZERO, 512, 512, None, False, "none"),
         (WRITE, 1024, 1024, memoryview(buffer)[512:], False, "two"),
     ]
-    rig.core.write(0, ios, rig._done, 0.0)
+    rig.submit(ios)
     buffer[:] = bytes(len(buffer))
     sent = b"".join(rig.core.effects.frames)
     assert [(seq, a, b, bytes(data)) for _, _, _, seq, a, b, data, _ in wire.decode(sent, len(sent))[0]] == [
@@ -191,7 +93,7 @@ def test_of_a_batch_as_much_is_sent_as_the_window_has_room_for(
 ) -> None:
     monkeypatch.setattr(core_module, "WINDOW_WRITES", 2)
     rig = Rig().split()
-    rig.core.write(0, [(WRITE, 512 * n, 512, SECTOR, False, n) for n in range(3)], rig._done, 0.0)
+    rig.batch(range(3))
     assert [sequence for _, _, sequence in rig.frames()] == [1, 2]
     assert [waiting[1][5] for waiting in rig.core.held] == [2]
 
@@ -201,7 +103,7 @@ def test_of_a_batch_as_much_is_taken_as_hosts_may_have_open(
 ) -> None:
     monkeypatch.setattr(core_module, "MAX_TAKEN", 2)
     rig = Rig().split()
-    rig.core.write(0, [(WRITE, 512 * n, 512, SECTOR, False, n) for n in range(3)], rig._done, 0.0)
+    rig.batch(range(3))
     assert [sequence for _, _, sequence in rig.frames()] == [1, 2]
     (_, results), *_ = rig.core.effects.completions
     assert [(tag, type(result)) for tag, result in results] == [(2, BusyError)]
@@ -211,8 +113,7 @@ def test_of_a_batch_as_many_bytes_are_taken_as_hosts_may_have_open(monkeypatch: 
     monkeypatch.setattr(core_module, "MAX_TAKEN_BYTES", 1024)
     rig = Rig().split()
     for tags in ([0, 1], [2, 3, 4]):
-        ios: list[Io] = [(WRITE, 512 * tag, 512, SECTOR, False, tag) for tag in tags]
-        rig.core.write(0, ios, rig._done, 0.0)
+        rig.batch(tags)
         assert rig.complete() == tags[2:]
         rig.receive(wire.RECEIVED, rig.core.sequence)
         assert rig.store_all() == tags[:2]
@@ -255,6 +156,15 @@ def test_bytes_beyond_the_window_wait(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(rig.frames()) == 2
     rig.receive(wire.RECEIVED, 1)
     assert rig.frames() == [(wire.WRITE, 0, 3)]
+
+
+def test_what_was_received_leaves_the_window_as_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(core_module, "WINDOW_BYTES", 1024)
+    rig = Rig().split()
+    for _ in range(50):
+        rig.batch(range(2))
+        assert len(rig.frames()) == 2
+        rig.receive(wire.RECEIVED, rig.core.sequence)
 
 
 @pytest.mark.parametrize("held", [False, True])
