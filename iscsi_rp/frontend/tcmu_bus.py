@@ -155,7 +155,7 @@ class Bridge:
                     async with asyncio.timeout(self._pause_s):
                         await changed.wait()
             raise EOFError
-        except EOFError:
+        except (EOFError, ConnectionError):  # reset, where it had not read our last call
             raise BridgeError("the bus has closed the connection") from None
         finally:
             bus.disconnect()

@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import shutil
+import signal
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
@@ -55,6 +56,11 @@ class Daemon:
         self._process = subprocess.Popen(command, stdout=subprocess.PIPE)
         assert self._process.stdout is not None
         assert self._process.stdout.readline()  # it listens
+
+    def freeze(self) -> None:
+        """It reads no more: what it is sent is unread when it is killed, and so the connection is reset."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
 
     def kill(self) -> None:
         if self._process is not None:
@@ -144,11 +150,14 @@ def test_what_targetcli_asks(daemon: Daemon) -> None:
 def test_no_bus_then_one_then_another(daemon: Daemon) -> None:
     async def script() -> None:
         async with running() as bridge:
-            for _ in range(2):
+            for frozen in (False, True):
                 await asyncio.sleep(1)  # it tries, again and again
                 assert bridge.state is BridgeState.NO_BUS
                 daemon.start()
                 await reached(bridge, BridgeState.OWNER)
+                if frozen:
+                    daemon.freeze()
+                    await asyncio.sleep(5 * tcmu_bus.LOOK_S)  # it asks meanwhile, in vain
                 daemon.kill()
                 await reached(bridge, BridgeState.NO_BUS)
 
