@@ -346,11 +346,18 @@ class Receiver:
     def _maybe_end_span(self, now_ns: int) -> None:
         if self.span_from is None or self.state.restoring is not None:
             return
-        ended = {name: session for name, session in self.sessions.items() if session.ended}
-        covered = {volume for session in ended.values() for volume in session.volumes}
-        if ended.keys() >= self.state.processors.keys() and len(covered) == len(self.volumes):
+        sessions = self._complete()
+        covered = {volume for session in sessions for volume in session.volumes}
+        if len(covered) == len(self.volumes) and all(session.ended for session in sessions):
             self.content_end = self.note(Note.SPAN, {"from": self.span_from}, now_ns)
             self.span_from = None
+
+    def _complete(self) -> list[Session]:
+        """Every session, also one that has not started yet; none while a processor that the log knows of has
+        none. What is said of a group has to hold for all of these.
+        """
+        known = self.state.processors.keys() <= self.sessions.keys()
+        return list(self.sessions.values()) if known else []
 
     def probe(self) -> bool:
         """Ask every processor whether it still splits, if something is new of which images could be offered,
@@ -366,14 +373,10 @@ class Receiver:
         return True
 
     def _maybe_seal(self) -> None:
-        if not self._probe_position or self.span_from is not None:
-            return
-        for name in self.state.processors:
-            session = self.sessions.get(name)
-            if session is None or not session.started or session.answered < self._probe:
-                return
-        self.sealed = self._probe_position
-        self._probe_position = 0
+        sessions = self._complete()
+        if self._probe_position and sessions and all(each.answered >= self._probe for each in sessions):
+            self.sealed = self._probe_position
+            self._probe_position = 0
 
     # -- restoring production
 
@@ -398,11 +401,11 @@ class Receiver:
                 session.peer.send(wire.frame(wire.RESTORE, a=position))
 
     def _maybe_restored(self, now_ns: int) -> None:
-        sessions = [self.sessions.get(name) for name in self.state.processors]
-        if all(session is not None and session.restored for session in sessions):
+        sessions = self._complete()
+        if sessions and all(session.restored for session in sessions):
             self._restoring_durably = None
             self.note(Note.RESTORED, {}, now_ns)
-            for session in filter(None, sessions):
+            for session in sessions:
                 session.restore_begun = session.restored = False
                 self._unblocks.append(session)
             self._maybe_end_span(now_ns)

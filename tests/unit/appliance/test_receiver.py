@@ -284,6 +284,54 @@ def test_the_span_opens_at_the_last_seal_and_ends_with_the_end_of_all(rig: Rig) 
     assert rig.state.spans[-1] == (start, rig.log.end)
 
 
+def test_the_span_does_not_end_before_a_processor_that_has_just_come(rig: Rig) -> None:
+    """Of which the log does not know yet: what it has marked is not in the log before its END."""
+    one, other = Splitter(rig), Splitter(rig, name="a/sp-b")
+    one.hello().start()
+    other.hello()
+    one.tell(wire.END)
+    assert rig.receiver.span_from is not None
+    other.start()
+    assert rig.receiver.span_from is not None
+    other.tell(wire.END)
+    assert rig.receiver.span_from is None
+    assert rig.seal(one, other)
+
+
+def test_the_span_does_not_end_while_a_known_processor_is_away(rig: Rig) -> None:
+    """It may be in MARKING, and acknowledge writes."""
+    one, other = Splitter(rig).join(), Splitter(rig, name="a/sp-b").join()
+    rig.receiver.lost(one.session, "the link is gone")
+    other.join()
+    assert rig.receiver.span_from is not None
+    one.join()
+    assert rig.receiver.span_from is None
+
+
+def test_an_answer_that_nobody_waits_for_seals_nothing(rig: Rig) -> None:
+    splitter = Splitter(rig).join()
+    position = rig.seal(splitter)
+    splitter.answer_probe()
+    assert rig.receiver.sealed == position
+    rig.receiver.probe()
+    splitter.hello().start()
+    splitter.answer_probe()  # asked in the session before
+    assert rig.receiver.sealed == position
+
+
+def test_a_processor_that_comes_to_others_opens_a_span(rig: Rig) -> None:
+    one, other = Splitter(rig).join(), Splitter(rig, name="a/sp-b")
+    rig.seal(one)
+    one.write()
+    rig.receiver.probe()
+    other.hello()
+    one.answer_probe()  # it had no say in it
+    assert rig.receiver.sealed < rig.receiver.content_end
+    assert not rig.receiver.probe()
+    other.start().tell(wire.END)
+    assert rig.receiver.span_from is None
+
+
 def test_a_pause_is_told_and_nobody_is_let_in_until_resume(rig: Rig) -> None:
     splitter = Splitter(rig).join()
     rig.receiver.pause("no space")
@@ -319,6 +367,24 @@ def test_a_restore_is_ordered_when_durable_and_hosts_return_when_its_end_is(rig:
     assert rig.receiver.span_from is None  # the end of the restore is an image
     rig.sync()
     assert len(splitter.taken(wire.UNBLOCK)) == 1
+
+
+def test_production_is_restored_when_a_processor_that_has_just_come_is_too(rig: Rig) -> None:
+    one, other = Splitter(rig).join(), Splitter(rig, name="a/sp-b")
+    image = rig.seal(one)
+    rig.receiver.restore(image, rig.now())
+    rig.sync()
+    other.hello()
+    one.tell(wire.RESTORED, a=image)
+    assert rig.state.restoring == image
+    other.start().tell(wire.END)
+    assert other.taken(wire.RESTORE)
+    other.tell(wire.RESTORED, a=image)
+    assert rig.state.restoring is None
+    assert rig.receiver.span_from is None
+    rig.sync()
+    assert one.taken(wire.UNBLOCK)
+    assert other.taken(wire.UNBLOCK)
 
 
 def test_a_restore_begins_again_with_the_next_session(rig: Rig) -> None:
