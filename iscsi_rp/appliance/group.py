@@ -1,7 +1,7 @@
 """A consistency group at an appliance, as it runs: its log, its copy, and the work that never ends.
 
-The receiver decides, this shell acts: it makes the log durable in a thread, round after round; distributes
-and trims when that disturbs least; and reads images for sessions that ask.
+The receiver decides, this shell acts: it makes the log durable in a thread, round after round, and
+distributes and trims when that disturbs least.
 """
 
 import asyncio
@@ -18,6 +18,7 @@ import structlog
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.images import Offer
 from iscsi_rp.appliance.receiver import Peer, Receiver, Session
+from iscsi_rp.appliance.session_images import SessionImages
 from iscsi_rp.appliance.state import MAX_BOOKMARKS, Bookmark, GroupState, Note
 from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.control.models import Alert
@@ -28,9 +29,7 @@ from iscsi_rp.journal.log import SEGMENT_BYTES, Log
 from iscsi_rp.journal.replica import Replica
 from iscsi_rp.journal.segment import Segment
 from iscsi_rp.replication import frames as wire
-from iscsi_rp.replication.digests import equal_regions
-from iscsi_rp.replication.messages import Hello, VolumeInfo, region_frames
-from iscsi_rp.replication.regions import REGION_SHIFT, region_count
+from iscsi_rp.replication.messages import Hello, VolumeInfo
 
 SYNC_S: Final = 0.2
 "Between two rounds of making the log durable, while nobody waits for one."
@@ -86,7 +85,7 @@ class Group:
         self.receiver: Receiver
         self._copies: dict[int, OsFile] = {}
         self._threads = ThreadPoolExecutor(4, f"group-{row.name}")
-        "Reads of images, hashes."
+        "For `SessionImages`."
         self._disk = ThreadPoolExecutor(2, f"journal-{row.name}")
         "One for flushes of the log, one for distribution."
         self._tasks: list[asyncio.Task[None]] = []
@@ -101,7 +100,6 @@ class Group:
         self._stopping = False
         self._house_lock = asyncio.Lock()
         "Held over each step of distribution and trimming."
-        self._reads: set[asyncio.Task[None]] = set()
 
     # -- life
 
@@ -140,7 +138,8 @@ class Group:
         ]
         boot = boot_id()
         state.rebooted(boot)
-        self.receiver = Receiver(self.log, state, volumes, boot, self)
+        images = SessionImages(self.row.name, self.replica, self._threads, self._loop)
+        self.receiver = Receiver(self.log, state, volumes, boot, images)
         if state.restoring is not None:
             self._pins[RESTORE] = state.restoring
         for position in self._pins.values():
@@ -367,78 +366,6 @@ class Group:
         elif "journal-error" not in self.alerts and not hard and self.free_bytes() > KEEP_FREE_BYTES // 2:
             self.alerts.pop("journal-full", None)
             self.receiver.resume()
-
-    # -- reading images for sessions (the receiver's `Images`)
-
-    def _in_thread(self, work: Callable[[], None], then: Callable[[], None]) -> None:
-        async def run() -> None:
-            await self._loop.run_in_executor(self._threads, work)
-            then()
-
-        task = self._loop.create_task(run())
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
-
-    def compare(self, session: Session, frame: wire.Frame, at: int) -> None:
-        equal = b""
-
-        def work() -> None:
-            nonlocal equal
-            equal = self._compare(session.volumes[frame[2]], frame, at)
-
-        self._in_thread(work, lambda: self.receiver.compared(session, frame, equal))
-
-    def _compare(self, volume: int, frame: wire.Frame, at: int) -> bytes:
-        _, purpose, _, _, offset, length, digests, _ = frame
-        different = bytes(len(digests) // wire.DIGEST_BYTES)
-        try:
-            equal = equal_regions(self.replica.read(volume, offset, length, at), digests)
-            if purpose == wire.COMPARE_VERIFY and self.replica.copy_is_current(volume, offset, length, at):
-                copy = self.replica.read_copy(volume, offset, length)
-                if self.replica.copy_is_current(volume, offset, length, at):
-                    equal = bytes(a & b for a, b in zip(equal, equal_regions(copy, digests), strict=True))
-        except Error as error:
-            _log.error("cannot compare", group=self.row.name, reason=error.message)
-            return different  # what cannot be read is not equal: it is sent again, or reported
-        return equal
-
-    def send_touched(self, session: Session, position: int) -> None:
-        pieces: list[bytes] = []
-
-        def work() -> None:
-            for place, volume in enumerate(session.volumes):
-                runs = (
-                    (volume, offset >> REGION_SHIFT, region_count(length))
-                    for offset, length in self.replica.touched_after(position, volume)
-                )
-                pieces.extend(region_frames(runs, {volume: place}))
-            pieces.append(wire.frame(wire.TOUCHED, a=position))
-
-        def send() -> None:
-            for piece in pieces:
-                session.peer.send(piece)
-
-        self._in_thread(work, send)
-
-    def fetch(self, session: Session, frame: wire.Frame, position: int) -> None:
-        _, _, place, sequence, offset, length, _, _ = frame
-        answer = b""
-
-        def work() -> None:
-            nonlocal answer
-            try:
-                data = self.replica.read(session.volumes[place], offset, length, position)
-            except Error as error:
-                _log.error("cannot read the image", group=self.row.name, reason=error.message)
-                data = b""  # shorter than asked for: the restore is broken off
-            answer = wire.frame(wire.DATA, volume=place, sequence=sequence, a=offset, b=length, payload=data)
-
-        def send() -> None:
-            session.fetches -= 1
-            session.fetched_bytes += length
-            session.peer.send(answer)
-
-        self._in_thread(work, send)
 
     # -- images and bookmarks
 

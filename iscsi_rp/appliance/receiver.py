@@ -14,8 +14,9 @@ docs/splitting.md:
 """
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Final, Protocol
 
 from iscsi_rp.appliance.state import GroupState, Note
@@ -93,8 +94,12 @@ class SyncInFlight:
 class Images(Protocol):
     """What reads images for a session, outside of the event loop, and answers later."""
 
-    def compare(self, session: Session, frame: wire.Frame, at: int) -> None:
-        """Compare the hashes of a HASHES frame with the image at `at`; then `Receiver.compared`."""
+    def compare(
+        self, session: Session, frame: wire.Frame, at: int, compared: Callable[[bytes], None]
+    ) -> None:
+        """Compare the hashes of a HASHES frame with the image at `at`; `compared` gets a byte a region, 1
+        where it is equal.
+        """
         ...
 
     def send_touched(self, session: Session, position: int) -> None:
@@ -277,10 +282,9 @@ class Receiver:
             raise RemoteProtocolError("hashes that do not fit their regions, or too many at once")
         session.sequence = sequence
         session.compares += 1
-        self._images.compare(session, frame, self.log.end)
+        self._images.compare(session, frame, self.log.end, partial(self._compared, session, frame))
 
-    def compared(self, session: Session, frame: wire.Frame, equal: bytes) -> None:
-        """The answer to `on_compare`: a byte a region, 1 where it is equal."""
+    def _compared(self, session: Session, frame: wire.Frame, equal: bytes) -> None:
         if self._is_current(session):
             session.compares -= 1
             _, flags, volume, sequence, a, b, _, _ = frame

@@ -1,6 +1,6 @@
 """A simulated appliance: the real receiver over the real log, on a disk and links that a seed controls."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 from iscsi_rp.appliance.group import recover
@@ -56,7 +56,7 @@ class Appliance:
         self.up = True
         self.sync: SyncInFlight | None = None
         self.sync_ran = False
-        self.compares: list[tuple[Session, wire.Frame, int]] = []
+        self.compares: list[tuple[Session, wire.Frame, int, Callable[[bytes], None]]] = []
         self._entries: list[Entry] = []
         self._folds: list[dict[int, Content]] = [dict.fromkeys(volumes, EMPTY)]
         state = GroupState()
@@ -122,10 +122,10 @@ class Appliance:
         self.receiver.finish_sync(sync)
 
     def answer_compare(self, index: int) -> None:
-        session, frame, at = self.compares.pop(index)
+        session, frame, at, compared = self.compares.pop(index)
         _, _, place, _, offset, length, digests, _ = frame
         content = self.image(at)[session.volumes[place]]
-        self.receiver.compared(session, frame, equal_regions(bytes_of(content, offset, length), digests))
+        compared(equal_regions(bytes_of(content, offset, length), digests))
 
     def receive(self, connection: Connection) -> None:
         data = connection.up.popleft()
@@ -148,8 +148,10 @@ class Appliance:
 
     # -- Images
 
-    def compare(self, session: Session, frame: wire.Frame, at: int) -> None:
-        self.compares.append((session, frame, at))
+    def compare(
+        self, session: Session, frame: wire.Frame, at: int, compared: Callable[[bytes], None]
+    ) -> None:
+        self.compares.append((session, frame, at, compared))
 
     def send_touched(self, session: Session, position: int) -> None:
         raise AssertionError("nothing is restored here")

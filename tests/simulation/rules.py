@@ -77,8 +77,8 @@ REPLICATION: Final[dict[str, tuple[Plant, ...]]] = {
         Plant(Core, "_must_hold", "if locked and", "if False and"),
     ),
     "hash_latest": (
-        Plant(Receiver, "_hashes", "self._images.compare(session, frame, self.log.end)",
-              "self._images.compare(session, frame, self.state.seal)"),
+        Plant(Receiver, "_hashes", "self._images.compare(session, frame, self.log.end,",
+              "self._images.compare(session, frame, self.state.seal,"),
     ),
     "mark_inflight": (
         Plant(Resync, "step", "busy = self._core.busy()", "busy = set()"),

@@ -1,6 +1,6 @@
 """The receiver of a group over a real log, with splitters that a test speaks for."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from iscsi_rp.appliance.receiver import Receiver, Session
@@ -86,7 +86,7 @@ class Rig:
         self.log = Log.create(OsDirectory(path), bytes(16), self.state.snapshot, segment_bytes=1 << 16)
         self.receiver = Receiver(self.log, self.state, VOLUMES, "boot", self)
         self.fetched: list[tuple[Frame, int]] = []
-        self.compared: list[tuple[Frame, int]] = []
+        self.compares: list[tuple[Frame, int, Callable[[bytes], None]]] = []
         self.touched: list[int] = []
         self._now_ns = 0
 
@@ -111,8 +111,8 @@ class Rig:
 
     # -- the receiver's `Images`
 
-    def compare(self, session: Session, frame: Frame, at: int) -> None:
-        self.compared.append((frame, at))
+    def compare(self, session: Session, frame: Frame, at: int, compared: Callable[[bytes], None]) -> None:
+        self.compares.append((frame, at, compared))
 
     def send_touched(self, session: Session, position: int) -> None:
         self.touched.append(position)

@@ -199,8 +199,9 @@ def test_hashes_are_compared_at_their_place_in_the_stream(rig: Rig) -> None:
     at = rig.log.end
     frame: Frame = (wire.HASHES, 0, 1, 2, 1 << 16, 1 << 16, bytes(16), 0)
     rig.receiver.receive(splitter.session, [frame], rig.now())
-    assert rig.compared == [(frame, at)]
-    rig.receiver.compared(splitter.session, frame, b"\1")
+    ((asked, position, compared),) = rig.compares
+    assert (asked, position) == (frame, at)
+    compared(b"\1")
     (answer,) = splitter.taken(wire.EQUAL)
     assert answer[:7] == (wire.EQUAL, 0, 1, 2, 1 << 16, 1 << 16, b"\1")
 
