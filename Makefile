@@ -40,15 +40,15 @@ fuzz: setup ## hostile input, guided by coverage: SECONDS=600
 soak: setup ## 1,000 sessions, 10,000 connections, clients that never read (2 minutes)
 	$(PYTHON) -m tests.soak
 
-kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode Linux (10 minutes)
+kernel: ## Linux' own initiator, target, multipath and targetcli, in User-Mode Linux (17 minutes)
 	@scripts/setup.sh mmdebstrap
-	$(PYTHON) -m pytest -q -m kernel -n 2 --dist loadfile tests/kernel
+	$(PYTHON) -m pytest -q -m kernel -n 2 --dist loadfile --durations=15 tests/kernel
 	$(PYTHON) -m tests.kernel.conformance
 	$(PYTHON) -m tests.kernel.bench --pairs 3
 
-lab: ## the scenarios of vagrant/, provisioned and run in guests (7 minutes)
+lab: ## the scenarios of vagrant/, provisioned and run in guests (11 minutes)
 	@scripts/setup.sh mmdebstrap shellcheck vagrant vagrant-libvirt
-	$(PYTHON) -m pytest -q -m lab -n 2 tests/lab
+	$(PYTHON) -m pytest -q -m lab -n 2 --durations=10 tests/lab
 
 simulate: setup ## the real splitter and journal under faults: SEEDS=1000
 	$(PYTHON) -m tests.simulation --seeds $(SEEDS)
