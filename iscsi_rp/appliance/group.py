@@ -17,6 +17,7 @@ import structlog
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.images import Offer
+from iscsi_rp.appliance.load import Load
 from iscsi_rp.appliance.receiver import Peer, Receiver, Session
 from iscsi_rp.appliance.session_images import SessionImages
 from iscsi_rp.appliance.state import MAX_BOOKMARKS, Bookmark, GroupState, Note
@@ -39,11 +40,8 @@ PROBE_S: Final = 0.02
 "For answers to a probe, before a round that can note them."
 DISTRIBUTE_BYTES: Final = 32 << 20
 "What one distribution takes on."
-IDLE_S: Final = 0.5
-"Without a write for so long, distribution takes its turn."
-BACKLOG_SHARE: Final = 0.5
-"""Of the journal's capacity: with more than that not distributed, distribution no longer waits for a quiet
-moment."""
+LIGHT_BYTES_S: Final = 2 << 20
+"While hosts write no more than this a second, distribution takes its turn whenever there is enough for one."
 KEEP_FREE_BYTES: Final = 256 << 20
 "Of the journal's file system; below it the oldest images go, as if the journal had reached its capacity."
 MIN_SEGMENT_BYTES: Final = 1 << 20
@@ -92,9 +90,7 @@ class Group:
         self._loop = asyncio.get_running_loop()
         self._waited_for = asyncio.Event()
         "Somebody waits for the log to be durable."
-        self._seen_end = 0
-        "Of the content, when distribution looked last."
-        self._last_write_s = 0.0
+        self._load = Load()
         self._broken: JournalError | None = None
         "What went wrong with an append; the log has to be cut back and opened again."
         self._stopping = False
@@ -291,6 +287,8 @@ class Group:
         while not self._stopping:
             try:
                 worked = self.running and (await self._distribute() | await self._trim())
+                if worked:
+                    self.alerts.pop("copy", None)
                 self._maybe_resume()
             except Error as error:
                 worked = False
@@ -304,20 +302,19 @@ class Group:
                 await asyncio.sleep(HOUSEKEEPING_S)
 
     async def _distribute(self) -> bool:
-        """One batch, if it is due; whether it was."""
+        """One batch, if it is due; whether it was. While hosts write much it is never due: a page that is
+        distributed is first saved for the older images, which a trim need not do.
+        """
+        self._load.see(self.receiver.content_end, monotonic_s())
         behind = self.log.durable - self.replica.distributed
-        backlog_bytes = behind / max(1, self.log.end - self.log.first + 1) * self.log.bytes_used
-        now_s = monotonic_s()
-        if self.receiver.content_end != self._seen_end:
-            self._seen_end = self.receiver.content_end
-            self._last_write_s = now_s
-        idle = now_s - self._last_write_s >= IDLE_S
-        due = idle or backlog_bytes >= BACKLOG_SHARE * self.row.journal_bytes or self._over_capacity()
-        if behind <= 0 or not due:
-            return False
-        await self._steps(self.replica.distribute(self.log.durable, DISTRIBUTE_BYTES))
-        self.alerts.pop("copy", None)
-        return True
+        if self._load.idle:
+            due = behind > 0
+        else:
+            light = self.log.bytes_of(self._load.writes_s) <= LIGHT_BYTES_S
+            due = light and self.log.bytes_of(behind) >= DISTRIBUTE_BYTES
+        if due:
+            await self._steps(self.replica.distribute(self.log.durable, DISTRIBUTE_BYTES))
+        return due
 
     async def _trim(self) -> bool:
         """Give up the oldest segment while the journal is over its capacity; whether there was one to go."""

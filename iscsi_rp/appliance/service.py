@@ -288,7 +288,7 @@ class Service:
             "latest": latest,
             "window_s": (latest.time_ns - window.time_ns) / 1e9 if window and latest else 0.0,
             "journal_bytes_used": log.bytes_used,
-            "lag_bytes": int(behind / max(1, log.end - log.first + 1) * log.bytes_used),
+            "lag_bytes": int(log.bytes_of(behind)),
             "lag_writes": behind,
             "spans": offer.spans(),
             "access": access.model() if access else None,

@@ -81,10 +81,10 @@ class Base:
         pages = pages[(pages >= first) & (pages < end)]
         return pages[self.present(pages)]
 
-    def read(self, pages: NDArray[np.int64], buffer: bytearray, at: NDArray[np.int64]) -> None:
+    def read(self, pages: NDArray[np.int64], buffer: memoryview, at: NDArray[np.int64]) -> None:
         read_pages(self._pages, pages, buffer, at)
 
-    def write(self, pages: NDArray[np.int64], buffer: bytearray) -> None:
+    def write(self, pages: NDArray[np.int64], buffer: memoryview) -> None:
         """Page i of `buffer` is the content of pages[i]; presence is not changed."""
         write_pages(self._pages, pages, buffer, np.arange(len(pages)), self._size)
 

@@ -3,6 +3,9 @@
 In this order: every page that will change goes to the base; *page durable, then its presence durable*; then
 `applying` := D', durably, from which moment readers of older images no longer trust the copy volume; then
 the copy volume, and that durable; then D := D'. A crash anywhere repeats it harmlessly.
+
+Where no image before D' is offered any more, durably, nobody needs the base for it: all others have what
+changes in the log.
 """
 
 from __future__ import annotations
@@ -18,6 +21,7 @@ from iscsi_rp.journal.pages import (
     Extents,
     chunks_of,
     chunks_of_range,
+    page_buffer,
     pages_for,
     read_pages,
     runs,
@@ -29,12 +33,12 @@ from iscsi_rp.journal.resolve import Pages, resolve
 if TYPE_CHECKING:
     from iscsi_rp.journal.replica import Replica
 
-_MARK_PAGES: Final = 16 * CHUNK_PAGES
+_MARK_PAGES: Final = 2 * CHUNK_PAGES
 "So many pages are saved before one sync lets them be present: bounds what is remembered of a huge UNMAP."
 _ZERO_BYTES: Final = 1 << 30
 
 
-def steps(replica: Replica, upto: int, limit_bytes: int) -> Iterator[Callable[[], None]]:
+def steps(replica: Replica, upto: int, limit_bytes: int | None) -> Iterator[Callable[[], None]]:
     """Nothing to do gives no step."""
     if upto <= replica.distributed:
         return
@@ -51,7 +55,7 @@ def steps(replica: Replica, upto: int, limit_bytes: int) -> Iterator[Callable[[]
 class _Batch:
     """The records (after, upto] on their way into the copy volumes."""
 
-    def __init__(self, replica: Replica, upto: int, limit_bytes: int) -> None:
+    def __init__(self, replica: Replica, upto: int, limit_bytes: int | None) -> None:
         self.is_saved = False
         self.is_applied = False
         self._replica = replica
@@ -66,7 +70,8 @@ class _Batch:
 
     def plan(self) -> None:
         """How far, and which pages."""
-        self._upto = self._end_within_limit()
+        if self._limit_bytes is not None:
+            self._upto = self._end_within(self._limit_bytes)
         self._read_ahead()
         for volume in self._replica.copies:
             starts, ends = self._wide_extents(volume)
@@ -75,9 +80,9 @@ class _Batch:
             self._pages[volume] = np.unique(np.concatenate(narrow + [edge >> PAGE_SHIFT for edge in edges]))
             self._wide[volume] = ((starts + PAGE_BYTES - 1) >> PAGE_SHIFT, ends >> PAGE_SHIFT)
 
-    def _end_within_limit(self) -> int:
+    def _end_within(self, limit_bytes: int) -> int:
         """At least one record, else as many as touch `limit_bytes` of pages."""
-        left = self._limit_bytes >> PAGE_SHIFT
+        left = limit_bytes >> PAGE_SHIFT
         end = self._after
         for segment in self._segments:
             rows = segment.rows(self._after, self._upto)
@@ -118,12 +123,14 @@ class _Batch:
         self.is_saved = next(self._saving, None) is None
 
     def _saves(self) -> Iterator[bool]:
+        if self._upto <= self._replica.first_offered:
+            return
         for volume, base in self._replica.bases.items():
             saved: list[Pages] = []
             for pages in self._changing(volume):
                 missing = pages[~base.present(pages)]
                 if len(missing):
-                    content = bytearray(len(missing) * PAGE_BYTES)
+                    content = page_buffer(len(missing))
                     read_pages(self._replica.copies[volume], missing, content, np.arange(len(missing)))
                     base.write(missing, content)
                     saved.append(missing)
@@ -181,7 +188,7 @@ class _Batch:
         zeros = versions.zeros
         for _, first, count in runs(pages[zeros]):
             copy.zero(first * PAGE_BYTES, count * PAGE_BYTES)
-        content = bytearray(len(pages) * PAGE_BYTES)
+        content = page_buffer(len(pages))
         partly = versions.missing
         read_pages(copy, pages[partly], content, partly)
         versions.copy_into(content)

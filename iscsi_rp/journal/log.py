@@ -135,6 +135,11 @@ class Log:
     def bytes_used(self) -> int:
         return sum(segment.bytes_used for segment in self.segments)
 
+    def bytes_of(self, records: float) -> float:
+        """What so many of its records take, about: from their mean."""
+        written = sum(segment.end_offset for segment in self.segments)
+        return records * written / max(1, self.end - self.first + 1)
+
     @property
     def recovered_records(self) -> Iterator[tuple[Record, bytes | None]]:
         """What follows the checkpoint in the tail, notes with their payload;

@@ -20,7 +20,7 @@ from iscsi_rp.journal.errors import DamagedStateError, ImageGoneError, ReplicaBu
 from iscsi_rp.journal.files import Directory, File
 from iscsi_rp.journal.index import PAGE_BYTES, PAGE_SHIFT
 from iscsi_rp.journal.log import Log
-from iscsi_rp.journal.pages import pages_for, read_pages, union
+from iscsi_rp.journal.pages import page_buffer, pages_for, read_pages, union
 from iscsi_rp.journal.resolve import Pages, resolve
 from iscsi_rp.journal.state import State, StateFile
 
@@ -121,16 +121,16 @@ class Replica:
                 break
         self._check_offered(at)
         start = offset - first * PAGE_BYTES
-        return bytes(memoryview(image)[start : start + length])
+        return bytes(image[start : start + length])
 
-    def _image(self, volume: int, pages: Pages, at: int) -> bytearray:
+    def _image(self, volume: int, pages: Pages, at: int) -> memoryview:
         """Of whole pages. May be wrong if base or copy changed meanwhile."""
         state = self.state
         segments = self.log.segments
         # What C can hold is all in the image: then C is as good as the log up to D, and B is not needed.
         newer_than_copy = at >= state.applying
         versions = resolve(segments, volume, pages, state.distributed if newer_than_copy else 0, at)
-        image = bytearray(len(pages) * PAGE_BYTES)
+        image = page_buffer(len(pages))
         missing = versions.missing
         if len(missing):
             wanted = pages[missing]
@@ -224,10 +224,10 @@ class Replica:
             self._busy = None
 
     def can_trim(self) -> bool:
-        """Whether the oldest segment is wholly in the copy volumes and no pinned image lies in it."""
+        """Whether the oldest segment is durable and no pinned image lies in it."""
         oldest = self.log.segments[0]
         pinned = min(self._pins, default=oldest.last)
-        return oldest.is_sealed and oldest.last <= self.distributed and oldest.last <= pinned
+        return oldest.is_sealed and oldest.last <= self.log.durable and oldest.last <= pinned
 
     # For the long operations
 
@@ -247,6 +247,6 @@ class Replica:
         """Durably offer no image in the oldest segment any more. Raises `ConflictError`."""
         with self._lock:
             if not self.can_trim():
-                raise ConflictError("The oldest segment is not distributed yet, or an image in it is in use.")
+                raise ConflictError("The oldest segment is still being written, or an image in it is in use.")
             self.state = self.state._replace(first_offered=max(self.first_offered, self.log.segments[0].last))
         self.store(self.state)

@@ -104,7 +104,7 @@ class Versions:
                 self._covered[i] = True
                 return
 
-    def copy_into(self, buffer: bytearray) -> None:
+    def copy_into(self, buffer: memoryview) -> None:
         """Lay the versions over `buffer`.
 
         Pages that are covered must be zeros in it. Raises `DamagedRecordError`.
@@ -116,15 +116,14 @@ class Versions:
             payloads = segment.payloads(
                 sorted({row for row, _, source, _ in copies if source != _FROM_ZEROS})
             )
-            row, payload = -1, b""
-            view = memoryview(buffer)
+            row, payload = -1, memoryview(b"")
             for wanted, target, source, length in copies:
                 if source == _FROM_ZEROS:
-                    view[target : target + length] = _ZEROS[:length]
+                    buffer[target : target + length] = _ZEROS[:length]
                     continue
                 if row != wanted:
                     row, payload = next(payloads)
-                view[target : target + length] = payload[source : source + length]
+                buffer[target : target + length] = payload[source : source + length]
 
     def _numbers(self) -> list[int]:
         whole = set(np.unique(self._segment).tolist()) - {-1}

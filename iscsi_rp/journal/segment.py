@@ -252,7 +252,7 @@ class Segment:
         if end > start:
             self.file.read_ahead(start, end - start)
 
-    def payloads(self, rows: Sequence[int]) -> Iterator[tuple[int, bytes]]:
+    def payloads(self, rows: Sequence[int]) -> Iterator[tuple[int, memoryview]]:
         """The payloads of ascending `rows`, checked;
 
         neighbours in the file by one read. Raises `DamagedRecordError`.
@@ -267,7 +267,7 @@ class Segment:
             while end < len(rows) and starts[end] - reach <= _GAP_BYTES and reach - base < _READ_BYTES:
                 reach = starts[end] + lengths[end]
                 end += 1
-            data = self.file.pread(reach - base, base)
+            data = memoryview(self.file.pread(reach - base, base))
             for i in range(begin, end):
                 start = starts[i] - base
                 payload = data[start : start + lengths[i]]
@@ -280,7 +280,7 @@ class Segment:
         """Every record in order, a note with its payload. Raises `DamagedRecordError`."""
         for row, head in enumerate(self.table):
             record = Record(*head.item()[1:-1])
-            note = next(self.payloads([row]))[1] if record.is_note else None
+            note = bytes(next(self.payloads([row]))[1]) if record.is_note else None
             yield record, note
 
     def _search(

@@ -1,10 +1,10 @@
 """Trim: give up the oldest segment S, and with it the images before its end.
 
-The base must then show its pages as they were at the end of S. So, once those images are durably not
-offered: a page that a later record touches gets S's content laid over it in the base; one that none does is
-dropped from the base, for the copy volume has the same. *Any* later record counts, distributed or not: a
-distribution that was cut short may have it in the copy volume already. S stays searchable until all that is
-durable; then it goes.
+Once those images are durably not offered, what of S is not distributed yet goes to the copy volume; nothing
+has to be saved for that. Then the base must show its pages as they were at the end of S: a page that a later
+record touches gets S's content laid over it in the base; one that none does is dropped from the base, for the
+copy volume has the same. *Any* later record counts, distributed or not: a distribution that was cut short may
+have it in the copy volume already. S stays searchable until all that is durable; then it goes.
 """
 
 from __future__ import annotations
@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from iscsi_rp.journal.index import PAGE_BYTES, is_wide, page_spans
-from iscsi_rp.journal.pages import chunks_of, union
+from iscsi_rp.journal import distribute
+from iscsi_rp.journal.index import is_wide, page_spans
+from iscsi_rp.journal.pages import chunks_of, page_buffer, union
 from iscsi_rp.journal.resolve import Pages, resolve
 
 if TYPE_CHECKING:
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 def steps(replica: Replica) -> Iterator[Callable[[], None]]:
     """Raises `ConflictError` from the first step if it cannot go."""
     yield replica.withdraw_oldest
+    yield from distribute.steps(replica, replica.log.segments[0].last, None)
     trimming = _Trim(replica)
     while not trimming.is_updated:
         yield trimming.update
@@ -77,7 +79,7 @@ class _Trim:
         if not len(pages):
             return
         base, segment = self._replica.bases[volume], self._segment
-        content = bytearray(len(pages) * PAGE_BYTES)
+        content = page_buffer(len(pages))
         versions = resolve([segment], volume, pages, segment.first - 1, segment.last)
         partly = versions.missing
         base.read(pages[partly], content, partly)

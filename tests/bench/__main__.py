@@ -13,6 +13,7 @@ from tests.bench.load import LoadError, read_through, require_tools
 from tests.bench.memory import measure_memory
 from tests.bench.ours import Ours
 from tests.bench.pairs import Outcome, measure
+from tests.bench.sustained import measure_sustained
 from tests.bench.tgt import Tgt
 from tests.kit.processes import ProcessError
 
@@ -40,6 +41,9 @@ def _run(options: argparse.Namespace, directory: Path) -> int:
         return measure_memory(directory)
     if options.image_depth:
         return measure_depth(directory)
+    if options.sustained:
+        measure_sustained(directory)
+        return 0
     chosen = [case for case in cases.all_cases() if _wanted(case.name, options)]
     also = [name for name in (sessions.MIXED, sessions.DIGEST) if _wanted(name, options)]
     if not chosen and not also:
@@ -117,6 +121,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("--tls", action="store_true", help="array and appliance as on two machines")
     parser.add_argument("--memory", action="store_true", help="instead: memory of both over 10 GiB of writes")
+    parser.add_argument("--sustained", action="store_true", help="instead: writes beyond a full journal")
     parser.add_argument("--image-depth", action="store_true", help="instead: an image 100,000 writes back")
     return parser.parse_args()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from iscsi_rp.journal import opening, record, segment, segment_format
+from iscsi_rp.journal import opening, record, segment, segment_format, trim
 from iscsi_rp.journal.base import Base
 from iscsi_rp.journal.distribute import _Batch
 from iscsi_rp.journal.errors import ImageGoneError, JournalError, JournalUnusableError
@@ -61,8 +61,14 @@ FOUND_BY_SEEDS: dict[str, Bug] = {
     "only what is durable is distributed": (
         Replica, "distribute", "min(upto, self.log.durable)", "upto"
     ),
+    "only what is durable is trimmed": (
+        Replica, "can_trim", "oldest.last <= self.log.durable", "True"
+    ),
     "only what is distributed is trimmed": (
-        Replica, "can_trim", "oldest.last <= self.distributed", "True"
+        trim, "steps", "yield from distribute.steps(replica, replica.log.segments[0].last, None)", "pass"
+    ),
+    "images are withdrawn before the copy passes them": (
+        _Batch, "_saves", "self._upto <= self._replica.first_offered", "True"
     ),
     "a pinned image is not trimmed": (
         Replica, "can_trim", "oldest.last <= pinned", "True"

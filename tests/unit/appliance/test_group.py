@@ -12,6 +12,7 @@ import pytest
 
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance import group as group_module
+from iscsi_rp.appliance import load as load_module
 from iscsi_rp.appliance.group import ACCESS, Group
 from iscsi_rp.appliance.group_files import make_files
 from iscsi_rp.appliance.receiver import Session
@@ -210,11 +211,53 @@ def test_distribution_waits_until_hosts_are_quiet(row: catalogue.Group) -> None:
         splitter = await Splitter(group).join()
         before = group.log.end
         begun_s = time.monotonic()
-        while time.monotonic() < begun_s + 2 * group_module.IDLE_S:
+        while time.monotonic() < begun_s + 2 * load_module.IDLE_S:
             splitter.write(0, b"1" * PAGE)
             await asyncio.sleep(0.05)
         assert group.replica.distributed <= before
         await until(lambda: group.replica.distributed > before)
+
+    run(row, test)
+
+
+def test_what_little_comes_is_distributed_when_there_is_enough_of_it(
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "IDLE_S", 1e9)
+    monkeypatch.setattr(load_module, "WINDOW_S", 0.2)
+    monkeypatch.setattr(group_module, "DISTRIBUTE_BYTES", CHUNK)
+
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        while group.replica.distributed == 0:
+            splitter.write(0, b"1" * PAGE)
+            assert group.log.end < 1000
+            await asyncio.sleep(0.02)
+        assert group.log.bytes_of(group.replica.distributed) > CHUNK / 2
+
+    run(row, test)
+
+
+def test_while_hosts_write_much_the_copy_follows_only_by_what_is_trimmed(
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "WINDOW_S", 0.2)
+    monkeypatch.setattr(group_module, "DISTRIBUTE_BYTES", CHUNK)
+
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        trimmed: set[int] = set()
+        begun_s = time.monotonic()
+        while len(trimmed) < 3 or time.monotonic() < begun_s + 1:
+            splitter.write(0, b"1" * CHUNK)
+            await asyncio.sleep(0.01)
+            first = group.log.first
+            if first > 1 and group.replica.distributed >= first:  # not just between the two steps of a trim
+                assert group.replica.distributed == group.log.segments[0].last
+            trimmed.add(first)
+        base = next(row.directory.glob("base-*[0-9]"))
+        assert base.stat().st_blocks == 0
+        assert image(group, await splitter.sealed()) == splitter.content
 
     run(row, test)
 
@@ -433,7 +476,7 @@ def test_a_full_disk_pauses_the_group_and_keeps_its_images(
 def test_a_damaged_record_harms_the_images_that_need_it_and_no_other(
     row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(group_module, "IDLE_S", 1e9)  # all stays in the journal
+    monkeypatch.setattr(load_module, "IDLE_S", 1e9)  # all stays in the journal
     positions: list[int] = []
     contents: list[bytes] = []
 

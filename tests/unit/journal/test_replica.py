@@ -160,14 +160,51 @@ def test_long_operations_exclude_one_another(copy: Fixture) -> None:
     finish(copy.replica.trim())
 
 
-def test_only_a_segment_that_is_distributed_goes(copy: Fixture) -> None:
+def test_only_a_segment_that_is_durable_goes(copy: Fixture) -> None:
     scribble(copy, Random(1), 60)
-    copy.sync()
+    ticket = copy.log.begin_sync()
+    ticket.run()
+    assert copy.log.segments[0].is_sealed
     assert not copy.replica.can_trim()
     with pytest.raises(ConflictError):
         finish(copy.replica.trim())
-    copy.distribute()
+    copy.log.finish_sync(ticket)
     assert copy.replica.can_trim()
+
+
+def test_a_segment_goes_to_the_copy_as_it_is_trimmed_and_nothing_is_saved(copy: Fixture) -> None:
+    random = Random(1)
+    while len(copy.log.segments) < 4:
+        scribble(copy, random, 10)
+    copy.sync()
+    last = copy.log.segments[1].last
+    for _ in range(2):
+        finish(copy.replica.trim())
+    assert (copy.replica.distributed, copy.replica.whole) == (last, True)
+    assert (copy.path / "copy").read_bytes() == copy.images[last]
+    assert (copy.path / "base-00000").stat().st_blocks == 0
+    copy.check()
+
+
+def test_a_segment_that_is_distributed_in_part_goes_too(copy: Fixture) -> None:
+    random = Random(8)
+    for _ in range(20):
+        scribble(copy, random, 30)
+        copy.sync()
+        first, last = copy.log.segments[0].first, copy.log.segments[0].last
+        copy.distribute(upto=random.randint(first, last))
+        if random.random() < 0.5:  # and of a further one before, which was cut short, all is in the copy
+            steps = copy.replica.distribute(copy.log.end, 1 << 30)
+            for step in steps:
+                step()
+                if step.__name__ == "apply":
+                    break
+            steps.close()  # type: ignore[attr-defined]
+        if copy.replica.can_trim():
+            finish(copy.replica.trim())
+            assert copy.replica.distributed >= last
+        copy.check()
+    assert copy.replica.first_offered > 0
 
 
 def test_a_pinned_image_stays(copy: Fixture) -> None:

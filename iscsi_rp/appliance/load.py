@@ -1,0 +1,33 @@
+"""How much hosts write to a group: what distribution waits for, and how long."""
+
+import math
+from typing import Final
+
+IDLE_S: Final = 0.5
+"Without a write for so long, hosts are idle."
+WINDOW_S: Final = 2.0
+"Writes a second are counted over this."
+
+
+class Load:
+    """Told now and then how far the log has come; times are monotonic."""
+
+    def __init__(self) -> None:
+        self.idle = False
+        self.writes_s = math.inf
+        "Writes a second in the last window; infinitely many before the first one has passed."
+        self._end = 0
+        self._changed_s = -math.inf
+        self._window: tuple[int, float] | None = None
+        "The position and the time that it began with."
+
+    def see(self, end: int, now_s: float) -> None:
+        """`end` is the position of the newest write."""
+        if end != self._end:
+            self._end, self._changed_s = end, now_s
+        self.idle = now_s - self._changed_s >= IDLE_S
+        if self._window is None:
+            self._window = end, now_s
+        elif (passed_s := now_s - self._window[1]) >= WINDOW_S:
+            self.writes_s = (end - self._window[0]) / passed_s
+            self._window = end, now_s
