@@ -1,21 +1,20 @@
 """What the management API of an appliance does."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Final
 from uuid import uuid4
 
 import structlog
-from pydantic import JsonValue
 
-from iscsi_rp.appliance import catalogue
+from iscsi_rp.appliance import catalogue, recovery
 from iscsi_rp.appliance.access import Access
-from iscsi_rp.appliance.group import KEEP_FREE_BYTES, MIN_JOURNAL_BYTES, RESTORE, Group
+from iscsi_rp.appliance.group import MIN_JOURNAL_BYTES, Group
 from iscsi_rp.appliance.group_files import allocated_bytes, destroy_files, make_files
 from iscsi_rp.appliance.links import Links
 from iscsi_rp.appliance.state import Note
+from iscsi_rp.appliance.status import group_status
 from iscsi_rp.clock import monotonic_s, utc_ns
 from iscsi_rp.control.app import no_such
 from iscsi_rp.control.appliance_models import (
@@ -24,10 +23,7 @@ from iscsi_rp.control.appliance_models import (
     BookmarkCreate,
     DeletedGroup,
     GroupCreate,
-    GroupSession,
-    GroupState,
     GroupStatus,
-    GroupVolume,
     Image,
     ImageAccess,
     ImageList,
@@ -35,7 +31,7 @@ from iscsi_rp.control.appliance_models import (
     ImageSelector,
     RecoveryPlan,
 )
-from iscsi_rp.control.jobs import Jobs, Progress
+from iscsi_rp.control.jobs import Jobs
 from iscsi_rp.control.models import Alert, Job
 from iscsi_rp.errors import ConflictError, Error, NotFoundError, UsageError
 from iscsi_rp.frontend import IscsiServer
@@ -240,60 +236,7 @@ class Service:
         )
 
     def _status(self, group: Group) -> GroupStatus:
-        row = group.row
-        volumes = [
-            GroupVolume(
-                index=each.index,
-                name=each.name,
-                uuid=each.volume_uuid,
-                size_bytes=each.size_bytes,
-                copy_path=each.copy_path,
-            )
-            for each in row.sets
-        ]
-        base = GroupStatus(
-            name=row.name,
-            id=row.group_id,
-            state=GroupState.ERROR,
-            volumes=volumes,
-            journal_bytes_capacity=row.journal_bytes,
-            alerts=list(group.alerts.values()),
-        )
-        return base.model_copy(update=self._running_status(group)) if group.running else base
-
-    def _running_status(self, group: Group) -> dict[str, object]:
-        receiver, log, replica = group.receiver, group.log, group.replica
-        offer = group.offer()
-        window = offer.moment(offer.ranges[0][0]) if offer.ranges else None
-        latest = offer.moment(offer.ranges[-1][1]) if offer.ranges else None
-        behind = log.end - replica.distributed
-        access = self._access.get(group.row.name)
-        restoring = receiver.state.restoring
-        return {
-            "state": _state_of(group),
-            "sessions": [
-                GroupSession(
-                    array=each.processor,
-                    session=each.number,
-                    since_ns=each.since_ns,
-                    state="in sync" if each.ended else "resynchronising" if each.started else "starting",
-                )
-                for each in receiver.sessions.values()
-            ],
-            "end": log.end,
-            "durable": log.durable,
-            "sealed": receiver.offered,
-            "distributed": replica.distributed,
-            "window_start": window,
-            "latest": latest,
-            "window_s": (latest.time_ns - window.time_ns) / 1e9 if window and latest else 0.0,
-            "journal_bytes_used": log.bytes_used,
-            "lag_bytes": int(log.bytes_of(behind)),
-            "lag_writes": behind,
-            "spans": offer.spans(),
-            "access": access.model() if access else None,
-            "restoring": offer.moment(restoring) if restoring is not None else None,
-        }
+        return group_status(group, self._access.get(group.row.name))
 
     # -- bookmarks
 
@@ -383,65 +326,13 @@ class Service:
 
     async def plan_recovery(self, group: str, selector: ImageSelector | None) -> RecoveryPlan:
         runtime = self._running(group)
-        image = self._chosen(runtime, selector)
-        return RecoveryPlan(
-            group=group,
-            image=image,
-            volumes=[each.name for each in runtime.row.sets],
-            later_writes=runtime.log.end - image.position,
-            touched_bytes=await asyncio.to_thread(_touched_bytes, runtime, image.position),
-        )
+        return await recovery.plan(runtime, self._chosen(runtime, selector))
 
     async def recover_production(self, group: str, selector: ImageSelector | None) -> Job:
         async with self._changing:
             runtime = self._running(group)
-            receiver = runtime.receiver
-            image = self._chosen(runtime, selector)
-            if receiver.state.restoring is not None:
-                raise ConflictError(f"production of group {group!r} is being recovered already")
-            if receiver.span_from is not None or not receiver.sessions:
-                raise ConflictError(
-                    f"the array is not in sync with group {group!r}",
-                    hint="Production can be recovered when `iscsi-rp status` shows SPLITTING.",
-                )
-            await self._check_room(runtime, image)
-            runtime.pin(RESTORE, image.position)
-            runtime.restore(image.position)
-            return self._jobs.start("recover-production", group, self._recovery(runtime, image))
-
-    @staticmethod
-    async def _check_room(group: Group, image: Image) -> None:
-        """What is written back goes through the journal, which can give up nothing newer than the image
-        meanwhile.
-        """
-        needed = await asyncio.to_thread(_touched_bytes, group, image.position)
-        free = group.free_bytes()
-        if needed + KEEP_FREE_BYTES > free:
-            raise ConflictError(
-                f"the recovery may take {format_size(needed)} of the journal's file system, "
-                f"which has {format_size(free)} free",
-                hint="Free space there first.",
-            )
-
-    def _recovery(self, group: Group, image: Image) -> Callable[[Progress], Awaitable[dict[str, JsonValue]]]:
-        async def work(progress: Progress) -> dict[str, JsonValue]:
-            started = utc_ns()
-            progress.message = "blocking hosts"
-            progress.total = await asyncio.to_thread(_touched_bytes, group, image.position)
-            while group.receiver.state.restoring is not None or group.receiver.span_from is not None:
-                sessions = group.receiver.sessions.values()
-                progress.done = sum(each.fetched_bytes for each in sessions)
-                progress.message = "writing the image back" if sessions else "waiting for the array"
-                await asyncio.sleep(POLL_S)
-            progress.done = progress.total
-            return {
-                "position": image.position,
-                "time_ns": image.time_ns,
-                "restored_bytes": progress.total,
-                "seconds": (utc_ns() - started) / 1e9,
-            }
-
-        return work
+            work = await recovery.begin(runtime, self._chosen(runtime, selector))
+            return self._jobs.start("recover-production", group, work)
 
     async def job(self, job_id: str) -> Job:
         return self._jobs.get(job_id)
@@ -474,18 +365,3 @@ def _check_journal(journal_bytes: int) -> None:
             f" it takes {format_size(MIN_JOURNAL_BYTES)} at least",
             hint="As a start, give `--journal` what hosts write in the time that you want to go back.",
         )
-
-
-def _touched_bytes(group: Group, position: int) -> int:
-    return sum(
-        length for each in group.row.sets for _, length in group.replica.touched_after(position, each.index)
-    )
-
-
-def _state_of(group: Group) -> GroupState:
-    receiver = group.receiver
-    if receiver.paused is not None:
-        return GroupState.PAUSED
-    if receiver.state.restoring is not None:
-        return GroupState.RESTORING
-    return GroupState.ACTIVE if receiver.span_from is None else GroupState.INITIALIZING
