@@ -18,7 +18,8 @@ import structlog
 from iscsi_rp.appliance import catalogue
 from iscsi_rp.appliance.images import Offer
 from iscsi_rp.appliance.load import Load
-from iscsi_rp.appliance.receiver import Peer, Receiver, Session
+from iscsi_rp.appliance.receiver import Receiver
+from iscsi_rp.appliance.session import Peer, Session
 from iscsi_rp.appliance.session_images import SessionImages
 from iscsi_rp.appliance.state import MAX_BOOKMARKS, Bookmark, GroupState, Note
 from iscsi_rp.clock import monotonic_s, utc_ns

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 import structlog
 
 from iscsi_rp.appliance.group import Group
-from iscsi_rp.appliance.receiver import Session
+from iscsi_rp.appliance.session import Session
 from iscsi_rp.clock import monotonic_s
 from iscsi_rp.control import models
 from iscsi_rp.errors import ConflictError, Error, NotFoundError

@@ -7,7 +7,7 @@ from typing import TypeVar
 
 import structlog
 
-from iscsi_rp.appliance.receiver import Session
+from iscsi_rp.appliance.session import Session
 from iscsi_rp.errors import Error
 from iscsi_rp.journal.replica import Replica
 from iscsi_rp.replication import frames as wire

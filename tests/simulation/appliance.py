@@ -4,7 +4,8 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from iscsi_rp.appliance.group import recover
-from iscsi_rp.appliance.receiver import Receiver, Session, SyncInFlight
+from iscsi_rp.appliance.receiver import Receiver
+from iscsi_rp.appliance.session import Session, SyncInFlight
 from iscsi_rp.appliance.state import GroupState, Note
 from iscsi_rp.journal.errors import JournalError
 from iscsi_rp.journal.log import Log

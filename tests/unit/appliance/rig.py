@@ -3,7 +3,8 @@
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from iscsi_rp.appliance.receiver import Receiver, Session
+from iscsi_rp.appliance.receiver import Receiver
+from iscsi_rp.appliance.session import Session
 from iscsi_rp.appliance.state import GroupState
 from iscsi_rp.journal.files import OsDirectory
 from iscsi_rp.journal.log import Log

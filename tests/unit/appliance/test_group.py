@@ -15,7 +15,7 @@ from iscsi_rp.appliance import group as group_module
 from iscsi_rp.appliance import load as load_module
 from iscsi_rp.appliance.group import ACCESS, Group
 from iscsi_rp.appliance.group_files import make_files
-from iscsi_rp.appliance.receiver import Session
+from iscsi_rp.appliance.session import Session
 from iscsi_rp.control.appliance_models import ImageSelector
 from iscsi_rp.errors import ConflictError
 from iscsi_rp.journal.errors import DamagedRecordError, ImageGoneError
