@@ -281,26 +281,28 @@ class Group:
         for copy in self._copies.values():
             copy.close()
         self._open()
+        self._load = Load()
 
     # -- distribution and trimming
 
     async def _keep_house(self) -> None:
+        """Neither of the two waits for the other: what a trim frees is what a distribution may lack."""
         while not self._stopping:
-            try:
-                worked = self.running and (await self._distribute() | await self._trim())
-                if worked:
-                    self.alerts.pop("copy", None)
-                self._maybe_resume()
-            except Error as error:
-                worked = False
-                self.alerts["copy"] = Alert(
-                    code="copy",
-                    text=f"the copy could not be brought up to date: {error.message}",
-                    next_step="Look at the copy volume's medium; it is tried again.",
-                )
-                await asyncio.sleep(1.0)
-            if not worked:
-                await asyncio.sleep(HOUSEKEEPING_S)
+            worked, failed = False, False
+            for work in (self._trim, self._distribute):
+                try:
+                    worked |= self.running and await work()
+                except Error as error:
+                    failed = True
+                    self.alerts["copy"] = Alert(
+                        code="copy",
+                        text=f"the copy could not be brought up to date: {error.message}",
+                        next_step="Look at the copy volume's medium; it is tried again.",
+                    )
+            if worked and not failed:
+                self.alerts.pop("copy", None)
+            self._maybe_resume()
+            await asyncio.sleep(1.0 if failed else 0 if worked else HOUSEKEEPING_S)
 
     async def _distribute(self) -> bool:
         """One batch, if it is due; whether it was. While hosts write much it is never due: a page that is
@@ -321,7 +323,10 @@ class Group:
         """Give up the oldest segment while the journal is over its capacity; whether there was one to go."""
         if not self._over_capacity() or not self._may_trim(self.log.segments[0]):
             return False
-        await self._steps(self.replica.trim())
+        try:
+            await self._steps(self.replica.trim())
+        except ConflictError:
+            return False  # an image in it is in use since a moment ago
         self.receiver.state.forget_before(self.replica.first_offered)
         return True
 
@@ -337,9 +342,15 @@ class Group:
         return self.replica.can_trim() and keeps_an_image
 
     async def _steps(self, steps: Iterator[Callable[[], None]]) -> None:
+        """Of a long operation of the replica as it is now; given up where the journal is opened again between
+        two of them: what is behind the old one is what the new one has, too.
+        """
+        replica = self.replica
         with contextlib.closing(steps):  # type: ignore[type-var]
             while not self._stopping:
                 async with self._house_lock:
+                    if not self.running or self.replica is not replica:
+                        return
                     step = next(steps, None)
                     if step is None:
                         return

@@ -17,17 +17,17 @@ class Load:
         self.writes_s = math.inf
         "Writes a second in the last window; infinitely many before the first one has passed."
         self._end = 0
-        self._changed_s = -math.inf
+        self._changed_s = 0.0
         self._window: tuple[int, float] | None = None
         "The position and the time that it began with."
 
     def see(self, end: int, now_s: float) -> None:
         """`end` is the position of the newest write."""
+        if self._window is None:
+            self._window, self._end, self._changed_s = (end, now_s), end, now_s
         if end != self._end:
             self._end, self._changed_s = end, now_s
         self.idle = now_s - self._changed_s >= IDLE_S
-        if self._window is None:
-            self._window = end, now_s
-        elif (passed_s := now_s - self._window[1]) >= WINDOW_S:
+        if (passed_s := now_s - self._window[1]) >= WINDOW_S:
             self.writes_s = (end - self._window[0]) / passed_s
             self._window = end, now_s

@@ -10,7 +10,7 @@ changes in the log.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from typing import TYPE_CHECKING, Final
 
 import numpy as np
@@ -43,13 +43,16 @@ def steps(replica: Replica, upto: int, limit_bytes: int | None) -> Iterator[Call
     if upto <= replica.distributed:
         return
     batch = _Batch(replica, upto, limit_bytes)
-    yield batch.plan
-    while not batch.is_saved:
-        yield batch.save
-    yield batch.announce
-    while not batch.is_applied:
-        yield batch.apply
-    yield batch.finish
+    try:
+        yield batch.plan
+        while not batch.is_saved:
+            yield batch.save
+        yield batch.announce
+        while not batch.is_applied:
+            yield batch.apply
+        yield batch.finish
+    finally:
+        batch.close()
 
 
 class _Batch:
@@ -67,6 +70,11 @@ class _Batch:
         self._wide: dict[int, Extents] = {}
         self._saving = self._saves()
         self._applying = self._applies()
+
+    def close(self) -> None:
+        """Else it and its generators would keep one another, and segments that are removed, for long."""
+        self._saving.close()
+        self._applying.close()
 
     def plan(self) -> None:
         """How far, and which pages."""
@@ -122,7 +130,7 @@ class _Batch:
         """Some pages; all of them present, durably, when `is_saved`."""
         self.is_saved = next(self._saving, None) is None
 
-    def _saves(self) -> Iterator[bool]:
+    def _saves(self) -> Generator[bool]:
         if self._upto <= self._replica.first_offered:
             return
         for volume, base in self._replica.bases.items():
@@ -130,9 +138,7 @@ class _Batch:
             for pages in self._changing(volume):
                 missing = pages[~base.present(pages)]
                 if len(missing):
-                    content = page_buffer(len(missing))
-                    read_pages(self._replica.copies[volume], missing, content, np.arange(len(missing)))
-                    base.write(missing, content)
+                    self._save_pages(volume, missing)
                     saved.append(missing)
                 if sum(map(len, saved)) >= _MARK_PAGES:
                     self._mark(volume, saved)
@@ -140,6 +146,11 @@ class _Batch:
                 yield True
             self._mark(volume, saved)
             base.sync_presence()
+
+    def _save_pages(self, volume: int, pages: Pages) -> None:
+        content = page_buffer(len(pages))
+        read_pages(self._replica.copies[volume], pages, content, np.arange(len(pages)))
+        self._replica.bases[volume].write(pages, content)
 
     def _mark(self, volume: int, saved: list[Pages]) -> None:
         base = self._replica.bases[volume]
@@ -170,7 +181,7 @@ class _Batch:
         """Some pages; all of them, durably, when `is_applied`."""
         self.is_applied = next(self._applying, None) is None
 
-    def _applies(self) -> Iterator[bool]:
+    def _applies(self) -> Generator[bool]:
         for volume, copy in self._replica.copies.items():
             for start, end in zip(*self._wide[volume], strict=True):
                 limit = int(end) * PAGE_BYTES

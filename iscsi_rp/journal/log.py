@@ -137,8 +137,9 @@ class Log:
 
     def bytes_of(self, records: float) -> float:
         """What so many of its records take, about: from their mean."""
-        written = sum(segment.end_offset for segment in self.segments)
-        return records * written / max(1, self.end - self.first + 1)
+        segments = self.segments
+        written = sum(segment.end_offset for segment in segments)
+        return records * written / max(1, segments[-1].last - segments[0].first + 1)
 
     @property
     def recovered_records(self) -> Iterator[tuple[Record, bytes | None]]:

@@ -18,7 +18,9 @@ from iscsi_rp.appliance.group_files import make_files
 from iscsi_rp.appliance.session import Session
 from iscsi_rp.control.appliance_models import ImageSelector
 from iscsi_rp.errors import ConflictError
-from iscsi_rp.journal.errors import DamagedRecordError, ImageGoneError
+from iscsi_rp.journal.base import Base
+from iscsi_rp.journal.errors import DamagedRecordError, ImageGoneError, JournalFullError, JournalIoError
+from iscsi_rp.journal.files import OsFile
 from iscsi_rp.replication import frames as wire
 from iscsi_rp.replication.messages import Hello, VolumeInfo
 
@@ -231,7 +233,7 @@ def test_what_little_comes_is_distributed_when_there_is_enough_of_it(
         splitter = await Splitter(group).join()
         while group.replica.distributed == 0:
             splitter.write(0, b"1" * PAGE)
-            assert group.log.end < 1000
+            assert group.log.end < 300  # far from what is trimmed
             await asyncio.sleep(0.02)
         assert group.log.bytes_of(group.replica.distributed) > CHUNK / 2
 
@@ -466,6 +468,63 @@ def test_a_full_disk_pauses_the_group_and_keeps_its_images(
         newest = await splitter.sealed()
         assert image(group, newest)[:PAGE] == b"2" * PAGE
         assert group.offer().choose(ImageSelector(bookmark="before")).position == bookmark.position
+
+    run(row, test)
+
+
+def test_what_a_distribution_lacks_a_trim_may_free(
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(load_module, "IDLE_S", 1e9)
+
+    def full(base: Base, pages: object, buffer: object) -> None:
+        raise JournalFullError("no space left for the base")
+
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        splitter.write(0, b"0" * PAGE)
+        group.pin(ACCESS, await splitter.sealed())
+        for number in range(100):  # beyond the journal's 4 MiB
+            splitter.write(number % 16 * CHUNK, bytes([number + 1]) * CHUNK)
+            await asyncio.sleep(0.005)
+        await splitter.sealed()
+        assert group.log.first == 1
+        monkeypatch.setattr(load_module, "IDLE_S", 0.1)
+        with monkeypatch.context() as patch:
+            patch.setattr(Base, "write", full)
+            await until(lambda: "copy" in group.alerts)
+            group.unpin(ACCESS)
+            await until(lambda: group.log.bytes_used <= group.row.journal_bytes)
+        await until(lambda: "copy" not in group.alerts)
+        assert image(group, latest(group)) == splitter.content
+
+    run(row, test)
+
+
+def test_a_copy_that_fails_lets_the_journal_grow_to_its_limit_and_no_further(
+    row: catalogue.Group, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sync = OsFile.sync
+
+    def fail(file: OsFile) -> None:
+        if file.path == row.sets[0].copy_path:
+            raise JournalIoError("planned")
+        sync(file)
+
+    async def test(group: Group) -> None:
+        splitter = await Splitter(group).join()
+        splitter.write(0, b"0" * PAGE)
+        await splitter.sealed()
+        monkeypatch.setattr(OsFile, "sync", fail)
+        number = 0
+        while not splitter.paused:
+            number += 1
+            splitter.write(number % 16 * CHUNK, bytes([number % 255 + 1]) * CHUNK)
+            assert number < 600
+            await asyncio.sleep(0.01)
+        assert group.alerts.keys() == {"copy", "journal-full"}
+        monkeypatch.setattr(OsFile, "sync", sync)
+        await until(lambda: not group.alerts and group.receiver.paused is None)
 
     run(row, test)
 

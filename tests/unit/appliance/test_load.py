@@ -5,6 +5,8 @@ from iscsi_rp.appliance.load import IDLE_S, WINDOW_S, Load
 
 def test_idle_is_who_has_not_written_for_a_while() -> None:
     load = Load()
+    load.see(0, 99.0)
+    assert not load.idle  # it is not known yet
     load.see(10, 100.0)
     assert not load.idle
     load.see(10, 100.0 + IDLE_S)
