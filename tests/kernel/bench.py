@@ -6,6 +6,8 @@ memory and the disk that all of them stand on: the first touch of either is this
 Each run begins when the appliance has distributed what the one before had written and nothing is left to be
 written to the disk. It ends with a flush, whose time counts: else an unsplit disk would leave that work for
 after the run, while a split one is flushed every few seconds. The ratio without it stands beside.
+
+With `--seconds 30 --journal 512MiB` the journal is full from the second pair on, as one mostly is.
 """
 
 import argparse
@@ -22,7 +24,6 @@ from tests.kernel.site import Daemons, eventually
 SIZE_MIB: Final = 192
 TOUCH: Final = "dd if=/dev/zero of=/srv/touched bs=1M count=1300 conv=fsync status=none; rm /srv/touched"
 "Nearly all of the guest's memory (its page cache), and as much of its disk."
-RUN_S: Final = 3
 RUNNER: Final = """
     mkdir -p /run/dbus && dbus-daemon --system --fork
     modprobe -a target_core_user tcm_loop sd_mod
@@ -57,7 +58,9 @@ class _Rates(NamedTuple):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.kernel.bench", description=__doc__)
     parser.add_argument("--pairs", type=int, default=5)
-    pairs = parser.parse_args().pairs
+    parser.add_argument("--seconds", type=int, default=3, help="of a run (default: %(default)s)")
+    parser.add_argument("--journal", default="2GiB", help="of the split disk's group (default: %(default)s)")
+    options = parser.parse_args()
     with guest(rootfs()) as running:
         running.shell(TOUCH, timeout_s=300)
         runner = running.shell(RUNNER, str(SIZE_MIB), timeout_s=60).strip()
@@ -65,11 +68,14 @@ def main() -> int:
         for name in ("array", "appliance"):
             daemons.start(name)
         plain, split = _disk(daemons, "plain"), _disk(daemons, "split")
-        daemons.protect("split", "split", journal="2GiB")
+        daemons.protect("split", "split", journal=options.journal)
         for disk in (runner, plain, split):
             running.shell(f'dd if=/dev/zero "of=$1" bs=1M count={SIZE_MIB} oflag=direct status=none', disk)
-        _compare("tcmu-unsplit/tcmu-runner", daemons, running, plain, runner, pairs)
-        _compare("tcmu-split/unsplit", daemons, running, split, plain, pairs)
+        for name, ours, theirs in (
+            ("tcmu-unsplit/tcmu-runner", plain, runner),
+            ("tcmu-split/unsplit", split, plain),
+        ):
+            _compare(name, daemons, running, ours, theirs, options.pairs, options.seconds)
         daemons.stop_all()
     return 0
 
@@ -79,17 +85,19 @@ def _disk(daemons: Daemons, name: str) -> str:
     return eventually("the disk", lambda: str(daemons.query("volume", "show", name)["device"] or ""))
 
 
-def _compare(name: str, daemons: Daemons, running: Guest, ours: str, theirs: str, pairs: int) -> None:
+def _compare(
+    name: str, daemons: Daemons, running: Guest, ours: str, theirs: str, pairs: int, seconds: int
+) -> None:
     for disk in (ours, theirs):
-        _writes(running, disk)
+        _writes(running, disk, seconds)
     pairs_of_rates: list[tuple[_Rates, _Rates]] = []
     for number in range(pairs):
         order: Sequence[str] = (ours, theirs) if number % 2 else (theirs, ours)
         by_disk = {}
         for disk in order:
-            eventually("a quiet appliance", lambda: _is_quiet(daemons))
+            eventually("a quiet appliance", lambda: _is_quiet(daemons), timeout_s=120)
             running.run("sync", timeout_s=60)
-            by_disk[disk] = _writes(running, disk)
+            by_disk[disk] = _writes(running, disk, seconds)
         pairs_of_rates.append((by_disk[ours], by_disk[theirs]))
     one_s, other_s = (median(pair[side].flushed for pair in pairs_of_rates) for side in (0, 1))
     ratios = sorted(one.flushed / other.flushed for one, other in pairs_of_rates)
@@ -103,16 +111,16 @@ def _is_quiet(daemons: Daemons) -> bool:
     return bool(groups) and all(each["distributed"] == each["end"] for each in groups)
 
 
-def _writes(running: Guest, disk: str) -> _Rates:
+def _writes(running: Guest, disk: str, seconds: int) -> _Rates:
     """4 KiB random writes, 32 deep."""
     command = (
         *("fio", "--name=bench", f"--filename={disk}", "--rw=randwrite", "--bs=4k", "--iodepth=32"),
-        *("--ioengine=libaio", "--direct=1", f"--runtime={RUN_S}", "--time_based", "--end_fsync=1"),
+        *("--ioengine=libaio", "--direct=1", f"--runtime={seconds}", "--time_based", "--end_fsync=1"),
         "--output-format=json",
     )
-    out = running.run(*command, timeout_s=RUN_S + 60).out
+    out = running.run(*command, timeout_s=seconds + 60).out
     written = json.loads(out[out.index("{") :])["jobs"][0]["write"]
-    return _Rates(written["total_ios"] / written["runtime"] * 1000, written["total_ios"] / RUN_S)
+    return _Rates(written["total_ios"] / written["runtime"] * 1000, written["total_ios"] / seconds)
 
 
 if __name__ == "__main__":
