@@ -15,7 +15,9 @@ class Load:
     def __init__(self) -> None:
         self.idle = False
         self.writes_s = math.inf
-        "Writes a second in the last window; infinitely many before the first one has passed."
+        """Writes a second: in the last window, or in this one as far as it has come, whichever are more.
+        Infinitely many before the first window has passed."""
+        self._last_writes_s = math.inf
         self._end = 0
         self._changed_s = 0.0
         self._window: tuple[int, float] | None = None
@@ -28,6 +30,8 @@ class Load:
         if end != self._end:
             self._end, self._changed_s = end, now_s
         self.idle = now_s - self._changed_s >= IDLE_S
-        if (passed_s := now_s - self._window[1]) >= WINDOW_S:
-            self.writes_s = (end - self._window[0]) / passed_s
-            self._window = end, now_s
+        begin, begun_s = self._window
+        if now_s - begun_s >= WINDOW_S:
+            self._last_writes_s = (end - begin) / (now_s - begun_s)
+            self._window, begin = (end, now_s), end
+        self.writes_s = max(self._last_writes_s, (end - begin) / WINDOW_S)

@@ -22,7 +22,17 @@ def test_writes_are_counted_window_by_window() -> None:
     assert load.writes_s == math.inf
     load.see(10000, 100.0 + WINDOW_S)
     assert load.writes_s == 9000 / WINDOW_S
-    load.see(20000, 100.0 + 1.5 * WINDOW_S)
+    load.see(15000, 100.0 + 1.5 * WINDOW_S)
     assert load.writes_s == 9000 / WINDOW_S
     load.see(20001, 100.0 + 3 * WINDOW_S)
     assert load.writes_s == 10001 / (2 * WINDOW_S)
+
+
+def test_much_is_much_at_once() -> None:
+    """Not only at the end of its window: a batch would be distributed right when hosts begin to write."""
+    load = Load()
+    load.see(0, 100.0)
+    load.see(0, 100.0 + WINDOW_S)
+    assert load.writes_s == 0
+    load.see(50000, 100.1 + WINDOW_S)
+    assert load.writes_s == 50000 / WINDOW_S
