@@ -2,9 +2,7 @@
 
 import asyncio
 import contextlib
-import sys
 from pathlib import Path
-from typing import Final
 
 import structlog
 
@@ -22,10 +20,6 @@ from iscsi_rp.link.credentials import Credentials
 from iscsi_rp.link.local import LocalSocket
 from iscsi_rp.link.pki import Identity, Role
 from iscsi_rp.link.tls import Tls
-
-SWITCH_S: Final = 0.0005
-"""After which a thread that distributes gives the interpreter back to the event loop. The default is ten
-times as long, and the loop would wait so after each of its calls to the kernel."""
 
 _log = structlog.get_logger(__name__)
 
@@ -65,5 +59,4 @@ def _way(config: Config) -> Way:
 
 def main(config: Config) -> int:
     """Run in the foreground until SIGTERM or SIGINT; the exit code."""
-    sys.setswitchinterval(SWITCH_S)
     return run_daemon(config, run)
