@@ -20,10 +20,7 @@ READS: Final = 1000
 
 def measure_depth(directory: Path) -> int:
     """The exit code says whether the first byte of the deepest image came within `LIMIT_S`."""
-    image = directory / "image"
-    with image.open("wb") as file:
-        file.truncate(LUN_BYTES)
-    ours = Ours(image, directory)
+    ours = Ours.on_empty_file(directory, LUN_BYTES)
     try:
         ours.start()
         ours.split()

@@ -21,10 +21,7 @@ GROWTH_BYTES: Final = 20 << 20
 
 def measure_memory(directory: Path) -> int:
     """Prints `RssAnon` after each GiB; the exit code says whether it stayed low and flat."""
-    image = directory / "image"
-    with image.open("wb") as file:
-        file.truncate(LUN_BYTES)
-    ours = Ours(image, directory)
+    ours = Ours.on_empty_file(directory, LUN_BYTES)
     seen: dict[str, list[int]] = {}
     try:
         ours.start()

@@ -19,6 +19,14 @@ class Ours:
         self.url = ""
         self._is_split = False
 
+    @classmethod
+    def on_empty_file(cls, directory: Path, size_bytes: int) -> "Ours":
+        """The LUN on a new file in `directory`, of which nothing is allocated yet."""
+        image = directory / "image"
+        with image.open("wb") as file:
+            file.truncate(size_bytes)
+        return cls(image, directory)
+
     def start(self) -> None:
         self.stack.start()
         self.url = self.stack.url(self.stack.create_volume(VOLUME, None, self._image))
@@ -28,10 +36,10 @@ class Ours:
         volumes = [self.stack.create_volume(f"{VOLUME}-{image.name}", None, image) for image in images]
         return [self.stack.url(volume) for volume in volumes]
 
-    def split(self) -> None:
+    def split(self, journal_bytes: int = JOURNAL_BYTES) -> None:
         """Protect the volume, unless it is already; returns when the copy is complete."""
         if not self._is_split:
-            self.stack.protect(GROUP, [VOLUME], JOURNAL_BYTES)
+            self.stack.protect(GROUP, [VOLUME], journal_bytes)
             self._is_split = True
 
     def kill(self) -> None:

@@ -5,7 +5,7 @@ from statistics import median
 from typing import Final
 
 from tests.bench import load
-from tests.bench.ours import GROUP, VOLUME, Ours
+from tests.bench.ours import Ours
 from tests.bench.usage import cpu_s
 
 LUN_BYTES: Final = 1 << 30
@@ -22,14 +22,11 @@ DEPTH: Final = 32
 
 def measure_sustained(directory: Path) -> None:
     """Prints writes a second and processor time of each round, and what a full journal makes of them."""
-    image = directory / "image"
-    with image.open("wb") as file:
-        file.truncate(LUN_BYTES)
-    ours = Ours(image, directory)
+    ours = Ours.on_empty_file(directory, LUN_BYTES)
     rates = []
     try:
         ours.start()
-        ours.stack.protect(GROUP, [VOLUME], JOURNAL_BYTES)
+        ours.split(JOURNAL_BYTES)
         for number in range(1, ROUNDS + 1):
             before = {name: cpu_s(pid) for name, pid in ours.pids().items()}
             took_s = load.write(ours.url, ROUND_WRITES, SIZE_BYTES, DEPTH, scattered=True)
